@@ -19,14 +19,19 @@ import torch
 @dataclass(frozen=True)
 class Batch:
     "What a method sees at one step"
-    xs: tuple                # views, each `(B,C,H,W)` float in [0,1]
-    y: object = None         # factor indices or labels `(B,K)`, or None
-    n_data: int | None = None  # number of samples in the set the batch comes from
+    xs: tuple                 # views, each `(B,C,H,W)` float in [0,1]
+    y: object = None          # factor indices or labels `(B,K)`, or None
+    n_data: int | None = None # number of samples in the set the batch comes from
 
     @property
     def x(self): return self.xs[0]
 
     def __len__(self): return len(self.xs[0])
+
+    def to(self, device):
+        "The same batch on `device`, images in channels_last layout"
+        xs = tuple(x.to(device, memory_format=torch.channels_last) for x in self.xs)
+        return Batch(xs, self.y.to(device) if torch.is_tensor(self.y) else self.y, self.n_data)
 
 # %% ../nbs/00_core.ipynb #5da8b157
 def check_images(
