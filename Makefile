@@ -1,0 +1,48 @@
+# Needs python3 (3.11 to 3.13) and a network; everything else goes into .venv
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+TUTORIALS = $(sort $(wildcard nbs/0*.ipynb nbs/[1-8]*/*.ipynb nbs/index.ipynb))
+
+help: ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else "python 3.11 to 3.13 is needed, this is %d.%d; try make PYTHON=python3.12 ..." % v)'
+	$(PYTHON) -m venv .venv || (echo 'on Debian and Ubuntu: apt-get install python3-venv'; rm -rf .venv; exit 1)
+
+.venv/.runs: .venv/bin/python constraints.txt settings.ini setup.py
+	$(PIP) -e '.[runs]'
+	@touch $@
+
+.venv/.dev: .venv/.runs
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: .venv/.runs ## train a beta-TCVAE on sprites, measure it, draw it (about 4 minutes on 2 cores)
+	$(BIN)/disent-nb run quickstart --preset quick
+
+test: .venv/.dev ## everything that CI runs
+	$(BIN)/python tests/in_sync.py
+	cd nbs && ../$(BIN)/nbdev_test --n_workers 2 --do_print
+	$(BIN)/python -m pytest
+
+lab: .venv/.dev ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab nbs
+
+notebooks: .venv/.dev ## execute the tutorials and store their outputs
+	@for n in $(TUTORIALS); do echo $$n; $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace $$n || exit 1; done
+	$(BIN)/nbdev_clean
+
+export: .venv/.dev ## write the modules from the notebooks
+	$(BIN)/nbdev_export && $(BIN)/nbdev_clean
+
+readme: .venv/.dev ## make README.md from nbs/index.ipynb
+	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir . --output README nbs/index.ipynb
+	sed -i.bak -E 's#\]\((images|[0-9]{2}_)#](nbs/\1#g' README.md && rm README.md.bak
+
+bench: .venv/.runs ## speed and memory, as ratios measured side by side
+	$(BIN)/python tests/bench/train.py
+
+.PHONY: help demo test lab notebooks export readme bench
+.DEFAULT_GOAL := help
