@@ -68,7 +68,7 @@ def render(
         for rows in (kind == k).nonzero()[:, 0].split(chunk):
             u, v, number = window(values[rows])
             pixel = 64 * 64 * rows[:, None, None] + number
-            out[pixel[inside(u, v)]] = 255
+            out.scatter_(0, pixel.flatten(), 255 * inside(u, v).flatten().byte())
     return out.view(-1, 1, 64, 64)
 
 # %% ../../nbs/10_data/01_dsprites.ipynb #2d05bf4e
