@@ -26,6 +26,7 @@ def as_matrix(
     if x.dtype.kind not in 'buif': raise ValueError(f"{name}: got {x.dtype} entries, expected real numbers")
     if x.ndim != 2 or 0 in x.shape: raise ValueError(f"{name}: got shape {x.shape}, expected a matrix with one row per sample and at least one column")
     if len(x) < 2: raise ValueError(f"{name}: got one row, expected at least two samples")
+    x = x.astype(float) if x.dtype.kind == 'f' else x
     bad = ~(abs(x) < 1e150).all(0)
     if bad.any(): raise ValueError(f"{name}: got NaN, infinite or huge entries in column(s) {np.flatnonzero(bad).tolist()}, expected numbers below 1e150")
     return x

@@ -74,9 +74,9 @@ def image_grid(
     cols = min(cols, len(x))
     for name, texts, n in (('titles', titles, len(x)), ('rows', rows, -(-len(x) // cols)), ('columns', columns, cols)):
         if texts is not None and len(texts) != n: raise ValueError(f"{name}: got {len(texts)} texts, expected {n}")
-    canvas = compose(x, cols, max(1, round(64 / x.shape[3])), marked, strip=0 if titles is None else 13)
+    canvas = compose(x, cols, max(1, round(64 / x.shape[3])), marked, strip=0 if titles is None else 14)
     (h, w), lines = canvas.shape[:2], [len(l) for r in rows or () for l in r.split('\n')]
-    left, top = 6 * max(lines, default=-1) + 6, 0 if columns is None else 14
+    left, top = 6 * max(lines) + 9 if lines else 0, 0 if columns is None else 15
     fig = Picture(left + w, top + h)
     ax = fig.add_axes((left / (left + w), 0, w / (left + w), h / (top + h)))
     ax.imshow(canvas, interpolation='nearest', aspect='auto')
@@ -87,9 +87,9 @@ def image_grid(
 
 def write(ax, h, w, cols, titles, rows, columns):
     "Put the texts around tiles of `h` x `w` pixels"
-    for i, t in enumerate(titles or ()): ax.text((i % cols + .5) * w, i // cols * h + 13, t, size=8, ha='center', va='bottom')
-    for i, t in enumerate(rows or ()): ax.text(-5, (i + .5) * h, t, size=8, ha='right', va='center')
-    for i, t in enumerate(columns or ()): ax.text((i + .5) * w, 0, t, size=8, ha='center', va='bottom')
+    for i, t in enumerate(titles or ()): ax.text((i % cols + .5) * w, i // cols * h + 14, t, size=9, ha='center', va='bottom')
+    for i, t in enumerate(rows or ()): ax.text(-5, (i + .5) * h, t, size=9, ha='right', va='center')
+    for i, t in enumerate(columns or ()): ax.text((i + .5) * w, 0, t, size=9, ha='center', va='bottom')
 
 # %% ../../nbs/70_viz/00_grids.ipynb #16d6b9a4
 def reconstructions(

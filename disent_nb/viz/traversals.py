@@ -98,7 +98,7 @@ def row_texts(dims, n_anchors, kl, span):
     "The latent, its KL and its range, beside the first of the rows of a latent"
     texts = []
     for d in dims:
-        lines = [f'z{d}'] + ([] if kl is None else [f'{float(kl[d]):.2f} nats']) + ([] if span is None else ['{:.1f} to {:.1f}'.format(*span[d])])
+        lines = [f'z{d}'] + ([] if kl is None else [f'{float(kl[d]):.2f} nats']) + ([] if span is None else ['{:.2g} to {:.2g}'.format(*span[d])])
         texts += ['\n'.join(lines)] + [''] * (n_anchors - 1)
     return texts
 
