@@ -133,8 +133,10 @@ factors = r.integers(0, 4, (300, 3))
 codes = (factors @ r.normal(size=(3, 5)) + r.normal(0, .2, (300, 5))).astype(np.float32)
 
 
-@pytest.mark.parametrize('convert', [np.asfortranarray, np.ndarray.tolist, torch.tensor, lambda a: np.repeat(a, 2, 1)[:, ::2], lambda a: torch.tensor(a).T.contiguous().T,
-                                     lambda a: torch.tensor(a, device='cuda') if torch.cuda.is_available() else torch.tensor(a)])
+@pytest.mark.parametrize('convert', [
+    np.asfortranarray, np.ndarray.tolist, torch.tensor, lambda a: np.repeat(a, 2, 1)[:, ::2], lambda a: torch.tensor(a).T.contiguous().T,
+    lambda a: torch.tensor(a, device='cuda') if torch.cuda.is_available() else torch.tensor(a),
+])
 def test_any_array(convert):
     c, f = convert(codes), convert(factors)
     assert mig(c, f) == mig(codes, factors)
@@ -152,18 +154,23 @@ one_value = factors.copy()
 one_value[:, 2] = 9
 
 
-@pytest.mark.parametrize('c, f, word', [(nan, factors, 'codes'), (inf, factors, 'codes'), (codes, factors[:-1], 'factors'), (codes[:1], factors[:1], 'codes'), (codes[:0], factors[:0], 'codes'),
-                                        (codes, one_value, 'factors'), (codes, factors * np.nan, 'factors'), (codes[:, 0], factors, 'codes'), (codes, factors[:, 0], 'factors'),
-                                        (codes[:, :0], factors, 'codes'), (codes.astype(str), factors, 'codes'), (None, factors, 'codes'), (codes, [[1], [2, 3]], 'factors')])
+@pytest.mark.parametrize('c, f, word', [
+    (nan, factors, 'codes'), (inf, factors, 'codes'), (codes, factors[:-1], 'factors'), (codes[:1], factors[:1], 'codes'),
+    (codes[:0], factors[:0], 'codes'), (codes, one_value, 'factors'), (codes, factors * np.nan, 'factors'), (codes[:, 0], factors, 'codes'),
+    (codes, factors[:, 0], 'factors'), (codes[:, :0], factors, 'codes'), (codes.astype(str), factors, 'codes'), (None, factors, 'codes'),
+    (codes, [[1], [2, 3]], 'factors'),
+])
 def test_bad_arrays(c, f, word):
     for metric in (mig, mutual_information, mig_per_factor, check_codes):
         with pytest.raises(ValueError, match=f'^{word}: got'): metric(c, f)
     with pytest.raises(ValueError, match=f"^{word.replace('codes', 'mu')}: got"): mig_sampled(c, codes * 0, f)
 
 
-@pytest.mark.parametrize('call, word', [(lambda: mig(codes, factors, bins=1), 'bins'), (lambda: mig(codes, factors, bins=2.5), 'bins'), (lambda: mig_max(factors, 0), 'bins'),
-                                        (lambda: mig_sampled(codes, codes[:, :2], factors), 'log_var'), (lambda: mig_sampled(codes, nan, factors), 'log_var'),
-                                        (lambda: mig_sampled(codes, codes * 0 + 99, factors), 'log_var'), (lambda: mig_sampled(codes, codes * 0, factors, 0), 'n_samples')])
+@pytest.mark.parametrize('call, word', [
+    (lambda: mig(codes, factors, bins=1), 'bins'), (lambda: mig(codes, factors, bins=2.5), 'bins'), (lambda: mig_max(factors, 0), 'bins'),
+    (lambda: mig_sampled(codes, codes[:, :2], factors), 'log_var'), (lambda: mig_sampled(codes, nan, factors), 'log_var'),
+    (lambda: mig_sampled(codes, codes * 0 + 99, factors), 'log_var'), (lambda: mig_sampled(codes, codes * 0, factors, 0), 'n_samples'),
+])
 def test_bad_options(call, word):
     with pytest.raises(ValueError, match=f'^{word}: got'): call()
 
@@ -176,4 +183,5 @@ def test_package_gathers_its_modules():
     assert len(set(names)) == len(names) and set(disent_nb.metrics.__all__) == set(names)
     assert all(getattr(disent_nb.metrics, n) is o for n, o in zip(names, found.values()))
     metrics = [p for p, o in found.items() if is_metric(o)]
-    assert {'disent_nb.metrics.mig.mig', 'disent_nb.metrics.mig.mig_sampled'} <= set(metrics) and 'disent_nb.metrics.mig.mig_max' not in metrics
+    assert {'disent_nb.metrics.mig.mig', 'disent_nb.metrics.mig_sampled.mig_sampled'} <= set(metrics)
+    assert 'disent_nb.metrics.mig.mig_max' not in metrics

@@ -46,7 +46,8 @@ def traverse(
     for i, d in enumerate(dims): codes[:, i, :, d] = values[i]
     parts = codes.flatten(0, 2).split(batch)
     images = [check_images(decode(part), 'decode(z)').cpu() for part in parts]
-    if any(len(i) != len(p) for i, p in zip(images, parts)): raise ValueError(f"decode: got {len(images[0])} images for {len(parts[0])} codes, expected one for each")
+    for i, p in zip(images, parts):
+        if len(i) != len(p): raise ValueError(f"decode: got {len(i)} images for {len(p)} codes, expected one for each")
     return torch.cat(images).unflatten(0, codes.shape[:3])
 
 # %% ../../nbs/70_viz/03_traversals.ipynb #e8a281a0
