@@ -70,7 +70,7 @@ def mutual_information_sampled(
     rows, z = posterior_samples(mu, log_var, n_samples, seed)
     n_v, v_0 = onehot.sum(0), int(columns[:, 0].max()) + 1
     mi = torch.zeros(mu.shape[1], columns.shape[1], dtype=mu.dtype, device=mu.device)
-    step = max(1, 2**18 // len(mu))
+    step = max(1, 2**20 // len(mu))
     for j in range(len(mi)):
         for r, z_j in zip(rows.split(step), z[:, j].split(step)):
             sums = class_densities(z_j, r, mu[:, j], log_var[:, j], onehot).double()
