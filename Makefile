@@ -1,7 +1,9 @@
 # Needs python3 (3.11 to 3.13) and a network; everything else goes into .venv
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile -c constraints.txt
+# threads that wait give way soon: free on a quiet machine, many times faster on a busy one
+export GOMP_SPINCOUNT ?= 10000
 TUTORIALS = $(sort $(wildcard nbs/0*.ipynb nbs/[1-8]*/*.ipynb nbs/index.ipynb))
 
 help: ## list the commands

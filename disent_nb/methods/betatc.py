@@ -6,6 +6,8 @@
 __all__ = ['BetaTCVAE']
 
 # %% ../../nbs/40_methods/04_betatc.ipynb #9f8fe018
+import torch
+
 from .vae import VAE
 from ..prob import kl_decomposition, mixture_log_weights
 
@@ -23,7 +25,7 @@ class BetaTCVAE(VAE):
     ):
         for name, v in dict(alpha=alpha, beta=beta, gamma=gamma).items():
             if not v >= 0: raise ValueError(f"{name}: got {v}, expected a number >= 0")
-        mixture_log_weights(2, 2, estimator) # refuses an unknown estimator
+        mixture_log_weights(torch.zeros(2, 1), 2, estimator) # refuses an unknown estimator
         super().__init__(encoder, decoder, likelihood)
         self.alpha, self.beta, self.gamma, self.estimator = alpha, beta, gamma, estimator
 

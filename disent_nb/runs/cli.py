@@ -33,7 +33,9 @@ def claim(notebook):
     return next((line[2:] for line in lines if line.startswith('> ')), '')
 
 
-def first_line(o): return ((o if isinstance(o, str) else inspect.getdoc(o)) or '').split('\n')[0]
+def first_line(o):
+    "The first line of a text, or of the docstring of an object"
+    return ((o if isinstance(o, str) else inspect.getdoc(o)) or '').split('\n')[0]
 
 # %% ../../nbs/80_runs/02_cli.ipynb #29876e75
 def parse_value(text):

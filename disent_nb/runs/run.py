@@ -94,6 +94,7 @@ def resolve(
         if key and not isinstance(defaults[name], dict): raise ValueError(f"parameter {name!r} holds no options, so {name}.{key} cannot be set")
         params[name] = {**params[name], key: value} if key else convert(value, defaults[name], name)
     del params['out']
+    if 'device' in params: pick_device(params['device'])
     for name, value in params.items():
         if str(defaults[name]).startswith('disent_nb.'):
             check_options(load_object(value, name), params.get(f'{name}_options', {}), f'{name}_options')
@@ -198,7 +199,7 @@ def complete(
     write_json(folder/'config.json', config)
     write_report(execute(notebook, folder, params, progress), notebook, folder)
     if not (folder/'metrics.json').exists(): raise RunFailed(f"{notebook.name} wrote no metrics.json")
-    for name in ('checkpoint.pt', 'progress.json'): (folder/name).unlink(missing_ok=True)
+    for rest in (folder/'checkpoint.pt', folder/'progress.json', *folder.glob('kernel-ipc-*')): rest.unlink(missing_ok=True)
     write_json(folder/'config.json', dict(config, seconds=round(time.time() - start, 1)))
 
 # %% ../../nbs/80_runs/01_run.ipynb #a4401199
