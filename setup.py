@@ -11,7 +11,7 @@ config = ConfigParser(delimiters=['='], interpolation=None)
 config.read(root/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
 extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')}
-extras['dev'] += extras['runs']
+extras['dev'] += extras['runs'] + extras['download']
 
 
 class BuildWithExperiments(build_py):
