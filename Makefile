@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile -c constraints.txt
 # threads that wait give way soon: free on a quiet machine, many times faster on a busy one
 export GOMP_SPINCOUNT ?= 10000
-TUTORIALS = $(sort $(wildcard nbs/0*.ipynb nbs/[1-8]*/*.ipynb nbs/index.ipynb))
+TUTORIALS = $(sort $(wildcard nbs/0*.ipynb nbs/[1-8]*/*.ipynb)) nbs/90_experiments/quickstart.ipynb nbs/index.ipynb
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,15 +33,17 @@ lab: .venv/.dev ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
 
 notebooks: .venv/.dev ## execute the tutorials and store their outputs
-	@for n in $(TUTORIALS); do echo $$n; $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace $$n || exit 1; done
+	@for n in $(TUTORIALS); do echo $$n; TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --execute --inplace $$n || exit 1; done
 	$(BIN)/nbdev_clean
 
 export: .venv/.dev ## write the modules from the notebooks
 	$(BIN)/nbdev_export && $(BIN)/nbdev_clean
 
 readme: .venv/.dev ## make README.md from nbs/index.ipynb
-	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir . --output README nbs/index.ipynb
-	sed -i.bak -E 's#\]\((images|[0-9]{2}_)#](nbs/\1#g' README.md && rm README.md.bak
+	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir . --output README --NbConvertApp.output_files_dir=nbs/images \
+		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags="{'hide_input'}" nbs/index.ipynb
+	@$(BIN)/python -c "import re; s = open('README.md').read(); s = re.sub(r'\]\((?=\d\d_)', '](nbs/', s).replace('](../', ']('); \
+		s = s.replace('\`\`\`\nimport', '\`\`\`python\nimport').replace('![png]', '![traversals and mutual information]'); open('README.md', 'w').write(s)"
 
 bench: .venv/.runs ## speed and memory, as ratios measured side by side
 	$(BIN)/python tests/bench/train.py

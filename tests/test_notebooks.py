@@ -58,6 +58,11 @@ def test_an_experiment_has_its_parameters_tag_and_presets(path):
     for preset in presets(path): resolve(path, preset)
 
 
+def test_the_readme_lists_every_notebook():
+    links = set(re.findall(r'\]\((nbs/\S+\.ipynb)\)', (root/'README.md').read_text(encoding='utf-8')))
+    assert links == {name(p) for p in notebooks} - {'nbs/index.ipynb'}
+
+
 def imported(path):
     "Modules of the package that a module imports, without the package's name"
     package = path.relative_to(root/'disent_nb').parent.parts

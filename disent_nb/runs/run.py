@@ -7,7 +7,7 @@ __all__ = ['experiments', 'find_experiment', 'parameters_cell', 'parameters', 'p
            'provenance', 'RunFailed', 'watch', 'execute', 'write_report', 'complete', 'run']
 
 # %% ../../nbs/80_runs/01_run.ipynb #03afb247
-import ast, hashlib, json, os, platform, shutil, subprocess, threading, time
+import ast, hashlib, json, os, platform, shutil, subprocess, sys, threading, time
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -133,9 +133,9 @@ def watch(
 ):
     "Show the progress of a run in another process while the block runs"
     from tqdm import tqdm
-    done = threading.Event()
+    done, pause = threading.Event(), .3 if sys.stderr.isatty() else 10
     def look(bar):
-        while not done.wait(.3):
+        while not done.wait(pause):
             try: now = json.loads(path.read_text())
             except (OSError, ValueError): continue
             bar.total, bar.n = now['n_steps'], now['step']
