@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Batch', 'check_images', 'fails', 'mix', 'generator', 'seed_all', 'pick_device', 'atomic_path', 'plain', 'write_json',
-           'nearest', 'load_object', 'known_paths', 'discover', 'check_options']
+           'discover', 'nearest', 'load_object', 'known_paths', 'check_options']
 
 # %% ../nbs/00_core.ipynb #a94720e8
 import difflib, importlib, inspect, json, math, os, pkgutil, random, tempfile
@@ -133,6 +133,20 @@ def write_json(
     "Store `o` as JSON, atomically"
     with atomic_path(path) as tmp: tmp.write_text(json.dumps(plain(o), indent=2) + '\n')
 
+# %% ../nbs/00_core.ipynb #dd29152f
+def discover(
+    package, # name of a package, e.g. 'disent_nb.methods'
+    accept,  # predicate on an object
+):
+    "`{import path: object}` for the public objects defined in the modules of `package` that `accept` takes, in the order of the modules"
+    found = {}
+    for info in pkgutil.walk_packages(importlib.import_module(package).__path__, package + '.'):
+        m = importlib.import_module(info.name)
+        for n in getattr(m, '__all__', ()):
+            o = getattr(m, n)
+            if getattr(o, '__module__', None) == info.name and accept(o): found[f'{info.name}.{n}'] = o
+    return found
+
 # %% ../nbs/00_core.ipynb #09a59430
 def nearest(
     name,    # what was typed
@@ -168,20 +182,6 @@ def known_paths(module, found=None):
     parent = module.rpartition('.')[0]
     try: return list(discover(parent, lambda o: True)) if parent else []
     except ModuleNotFoundError: return []
-
-
-def discover(
-    package, # name of a package, e.g. 'disent_nb.methods'
-    accept,  # predicate on an object
-):
-    "`{import path: object}` for the public objects defined in the modules of `package` that `accept` takes, in the order of the modules"
-    found = {}
-    for info in pkgutil.walk_packages(importlib.import_module(package).__path__, package + '.'):
-        m = importlib.import_module(info.name)
-        for n in getattr(m, '__all__', ()):
-            o = getattr(m, n)
-            if getattr(o, '__module__', None) == info.name and accept(o): found[f'{info.name}.{n}'] = o
-    return found
 
 # %% ../nbs/00_core.ipynb #47e3a344
 def check_options(

@@ -30,7 +30,9 @@ def check_ints(
     return t.long()
 
 # %% ../../nbs/10_data/00_factors.ipynb #66b43bda
-def radix(sizes, like): return [torch.tensor(v, device=like.device) for v in ([math.prod(sizes[k + 1:]) for k in range(len(sizes))], sizes)]
+def radix(sizes, like):
+    "How far apart the numbers of two neighbouring values of a factor are, and `sizes`: two tensors (K,) on the device of `like`"
+    return [torch.tensor(v, device=like.device) for v in ([math.prod(sizes[k + 1:]) for k in range(len(sizes))], sizes)]
 
 
 def to_index(

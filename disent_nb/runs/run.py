@@ -134,21 +134,23 @@ def watch(
     "Show the progress of a run in another process while the block runs"
     from tqdm import tqdm
     done, pause = threading.Event(), .3 if sys.stderr.isatty() else 10
-    def look(bar):
-        while not done.wait(pause):
-            try: now = json.loads(path.read_text())
-            except (OSError, ValueError): continue
-            bar.total, bar.n = now['n_steps'], now['step']
-            bar.set_postfix(loss=f"{now['loss']:.4g}")
+    def look():
+        try: now = json.loads(path.read_text())
+        except (OSError, ValueError): return
+        bar.total, bar.n = now['n_steps'], now['step']
+        bar.set_postfix(loss=f"{now['loss']:.4g}")
+    def keep_looking():
+        while not done.wait(pause): look()
+        look()
     with tqdm(desc='training', unit='step', disable=not show) as bar:
-        thread = threading.Thread(target=look, args=(bar,), daemon=True)
+        thread = threading.Thread(target=keep_looking, daemon=True)
         thread.start()
         try: yield
         finally:
             done.set()
             thread.join()
 
-
+# %% ../../nbs/80_runs/01_run.ipynb #fd1573c5
 def execute(
     notebook,      # path of the experiment
     folder,        # working folder; keeps what an earlier, unfinished try left there

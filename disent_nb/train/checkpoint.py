@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ..core import atomic_path
 from .fit import Callback
@@ -68,7 +68,7 @@ def save_weights(
     path,   # file to create or replace
 ):
     "Store the weights as safetensors, atomically"
-    with atomic_path(path) as tmp: save_file({k: v.contiguous() for k, v in method.state_dict().items()}, tmp)
+    with atomic_path(path) as tmp: tmp.write_bytes(save({k: v.contiguous() for k, v in method.state_dict().items()}))
 
 
 def load_weights(
