@@ -87,12 +87,12 @@ def train_step(
 # %% ../../nbs/30_train/01_fit.ipynb #c5dee954
 def make_opts(
     method, # `Method`
-    opt,    # function parameters -> optimizer, or a dict of them by group name
+    opt,    # function parameters -> optimizer, see `Method.opts`; or a dict of them by group name
     fabric, # `Fabric`
 ):
     "Group name -> optimizer; raises ValueError if a group has none or a name is no group"
     groups = method.groups()
-    makers = opt if isinstance(opt, dict) else dict.fromkeys(groups, opt)
+    makers = opt if isinstance(opt, dict) else method.opts(opt)
     if set(makers) != set(groups): raise ValueError(f"opt: got optimizers for {sorted(makers)}, expected one for each of {sorted(groups)}")
     return {name: fabric.setup_optimizers(makers[name](list(g.parameters()))) for name, g in groups.items()}
 
@@ -101,7 +101,7 @@ def fit(
     method,           # `Method`; trained in place and left in eval mode on the device
     batches,          # function step -> `Batch`, e.g. `data.views.Singles`
     n_steps,          # steps to train, those of a resumed run included
-    opt=adam(),       # function parameters -> optimizer, or a dict of them by group name
+    opt=adam(),       # function parameters -> optimizer, see `Method.opts`; or a dict of them by group name
     device='auto',    # see `core.pick_device`
     seed=0,           # of the noise within the steps; weights and batches have their own
     cbs=(),           # `Callback`s, called in this order

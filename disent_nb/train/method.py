@@ -16,6 +16,12 @@ class Method(nn.Module):
         "Optimizer name -> the module whose parameters it owns"
         return dict(vae=self)
 
+    def opts(self,
+        opt, # function parameters -> optimizer
+    ):
+        "Group name -> function parameters -> optimizer; a method whose paper trains a group otherwise says so here"
+        return dict.fromkeys(self.groups(), opt)
+
     def updates(self,
         b, # `Batch`
         t, # step, counted from 0; annealing is a function of it, never of a counter inside
