@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['auc', 'scale_like', 'explicitness_per_factor', 'explicitness']
 
-# %% ../../nbs/50_metrics/08_explicitness.ipynb #e13856a8
+# %% ../../nbs/50_metrics/08_explicitness.ipynb #e298c8a8
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from .inputs import check_split
 from .linear import softmax_regression
 
-# %% ../../nbs/50_metrics/08_explicitness.ipynb #341e373c
+# %% ../../nbs/50_metrics/08_explicitness.ipynb #cfec2b1b
 def auc(
     p,        # probabilities of a class for each sample, one class per column `(M,C)`
     positive, # whether the sample is of this class, booleans `(M,C)`
@@ -25,7 +25,7 @@ def auc(
     wins = (rankdata(p, axis=0) * positive).sum(0) - plus * (plus + 1) / 2
     return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
 
-# %% ../../nbs/50_metrics/08_explicitness.ipynb #964c6f30
+# %% ../../nbs/50_metrics/08_explicitness.ipynb #958aa7fb
 def scale_like(
     train, # codes of the training part `(N,D)`
     *rest, # further codes `(M,D)`
@@ -52,7 +52,7 @@ def explicitness_per_factor(
         out.append(np.nanmean(area))
     return np.array(out)
 
-# %% ../../nbs/50_metrics/08_explicitness.ipynb #60773e6b
+# %% ../../nbs/50_metrics/08_explicitness.ipynb #172c2eb1
 def explicitness(
     codes,        # latents of the training part `(N,D)`: array, list or tensor on any device
     factors,      # factor values or indices of the training part `(N,K)`

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['deviations', 'irs_matrix', 'irs']
 
-# %% ../../nbs/50_metrics/09_irs.ipynb #7d35effb
+# %% ../../nbs/50_metrics/09_irs.ipynb #004bd037
 import numpy as np
 
 from .inputs import check_codes
 
-# %% ../../nbs/50_metrics/09_irs.ipynb #3027607f
+# %% ../../nbs/50_metrics/09_irs.ipynb #f68aff33
 def deviations(
     codes,        # latents `(N,D)`
     classes,      # classes of the factors 0..V-1 `(N,K)`
@@ -24,7 +24,7 @@ def deviations(
         out[:, k] = np.mean([np.quantile(abs(z - z.mean(1, keepdims=True)), quantile, axis=1) for z in parts], 0)
     return out
 
-# %% ../../nbs/50_metrics/09_irs.ipynb #d2948d33
+# %% ../../nbs/50_metrics/09_irs.ipynb #ba62846a
 def irs_matrix(
     codes,        # latents `(N,D)`
     factors,      # factor values or indices `(N,K)`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['similarity', 'agreement', 'check_models', 'udr_matrix', 'udr']
 
-# %% ../../nbs/50_metrics/15_udr.ipynb #c5e47c7c
+# %% ../../nbs/50_metrics/15_udr.ipynb #c9155aef
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..core import nearest
 from .inputs import as_matrix
 from .sap import standardize
 
-# %% ../../nbs/50_metrics/15_udr.ipynb #c825a7ce
+# %% ../../nbs/50_metrics/15_udr.ipynb #016dfe8b
 def similarity(
     a,               # codes of one model `(N,D)`
     b,               # codes of another model for the same images `(N,E)`
@@ -26,7 +26,7 @@ def similarity(
     if kind == 'spearman': return abs(standardize(rankdata(a, axis=0)).T @ standardize(rankdata(b, axis=0)) / len(a))
     return abs(Lasso(alpha=.1).fit(standardize(a), standardize(b)).coef_.reshape(b.shape[1], a.shape[1]).T)
 
-# %% ../../nbs/50_metrics/15_udr.ipynb #b9904cdf
+# %% ../../nbs/50_metrics/15_udr.ipynb #490418b5
 def agreement(
     s, # similarity of the informative latents of two models `(D,E)`
 ):
@@ -35,7 +35,7 @@ def agreement(
     parts = [s.max(axis)**2 / np.maximum(s.sum(axis), 1e-12) for axis in (0, 1)]
     return float(np.concatenate(parts).mean())
 
-# %% ../../nbs/50_metrics/15_udr.ipynb #5151fc93
+# %% ../../nbs/50_metrics/15_udr.ipynb #16beb952
 def check_models(models, kl):
     "Codes of each model `(N,D_i)` as float matrices with their informative latents only; raises ValueError naming the argument"
     if len(models) < 2: raise ValueError(f"models: got {len(models)}, expected the codes of at least two models")
@@ -62,7 +62,7 @@ def udr_matrix(
             out[i, j] = out[j, i] = np.mean([agreement(s) for s in both]) if both else 0
     return out
 
-# %% ../../nbs/50_metrics/15_udr.ipynb #eb7e33eb
+# %% ../../nbs/50_metrics/15_udr.ipynb #670c2453
 def udr(
     models,          # list of M codes of the same images, each `(N,D_i)`: arrays, lists or tensors on any device; M at least 2
     kl=None,         # list of M mean KL terms in nats, each `(D_i,)`; latents at most 0.01 are left out. None: those that are not constant
