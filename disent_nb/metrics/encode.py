@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['check_represent', 'Encoder', 'as_encoder', 'varying']
 
-# %% ../../nbs/50_metrics/00_encode.ipynb #f0f2596c
+# %% ../../nbs/50_metrics/00_encode.ipynb #013021e3
+import time
+
 import numpy as np
 import torch
 
 from .inputs import as_matrix
 
-# %% ../../nbs/50_metrics/00_encode.ipynb #8cf52de0
+# %% ../../nbs/50_metrics/00_encode.ipynb #7e089923
 def check_represent(
     out, # what `represent` returned for `n` images
     n,   # number of images
@@ -25,7 +27,7 @@ def check_represent(
     if pair and parts[0].shape != parts[1].shape: raise ValueError(f"represent: got means {parts[0].shape} and log-variances {parts[1].shape}, expected equal shapes")
     return np.hstack(parts), pair
 
-# %% ../../nbs/50_metrics/00_encode.ipynb #6f695942
+# %% ../../nbs/50_metrics/00_encode.ipynb #5e0910e3
 class Encoder:
     "Codes of images of a dataset with factors; `represent` sees each distinct image once. A dataset needs `space.index(y)` and `images(index)`"
     def __init__(self,
@@ -36,12 +38,12 @@ class Encoder:
         if not callable(represent): raise ValueError(f"represent: got {type(represent).__name__}, expected a function images -> codes")
         if not hasattr(getattr(dataset, 'space', None), 'sample'): raise ValueError(f"dataset: got {type(dataset).__name__}, expected a dataset whose `space` can be sampled")
         self.represent, self.dataset, self.batch, self.pair = represent, dataset, batch, False
-        self.numbers, self.known = np.empty(0, np.int64), None
+        self.numbers, self.known, self.seconds = np.empty(0, np.int64), None, 0.   # seconds spent in drawing and encoding
 
     @torch.no_grad()
     def add(self, new):
         "Encode the images with the numbers `new`"
-        codes = [] if self.known is None else [self.known]
+        codes, start = [] if self.known is None else [self.known], time.perf_counter()
         for index in torch.from_numpy(new).split(self.batch):
             x = self.dataset.images(index)
             out, self.pair = check_represent(self.represent(x.float() / 255 if x.dtype == torch.uint8 else x), len(index))
@@ -49,6 +51,7 @@ class Encoder:
         self.numbers = np.r_[self.numbers, new]
         order = np.argsort(self.numbers, kind='stable')
         self.numbers, self.known = self.numbers[order], np.concatenate(codes)[order]
+        self.seconds += time.perf_counter() - start
 
     def posterior(self, y):
         "Means and log-variances `(n,D)` of the images with factor indices `y` `(n,K)`; the latter are None if `represent` gives none"
@@ -62,7 +65,7 @@ class Encoder:
         "Codes `(n,D)`, float32, of the images with factor indices `y` `(n,K)`"
         return self.posterior(y)[0]
 
-# %% ../../nbs/50_metrics/00_encode.ipynb #15f52c21
+# %% ../../nbs/50_metrics/00_encode.ipynb #948d3647
 def as_encoder(
     represent, # function images -> codes, or an `Encoder`
     dataset,   # the dataset
@@ -72,7 +75,7 @@ def as_encoder(
     if represent.dataset is not dataset: raise ValueError(f"represent: got an Encoder of {represent.dataset!r}, expected one of {dataset!r}")
     return represent
 
-# %% ../../nbs/50_metrics/00_encode.ipynb #2412400e
+# %% ../../nbs/50_metrics/00_encode.ipynb #d8d212d1
 def varying(
     dataset, # dataset with factors
 ):
