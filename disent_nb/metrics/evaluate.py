@@ -6,7 +6,7 @@
 __all__ = ['variants', 'defaults', 'describe', 'draw', 'call', 'interval', 'halves', 'find_metrics', 'repeated', 'score_rows',
            'evaluate']
 
-# %% ../../nbs/50_metrics/17_evaluate.ipynb #bc93c23b
+# %% ../../nbs/50_metrics/17_evaluate.ipynb #9814635b
 import dataclasses, inspect, itertools, time
 from typing import Literal, get_args, get_origin
 
@@ -19,7 +19,7 @@ from ..core import discover, generator, mix, nearest, write_json
 from .encode import as_encoder
 from .inputs import is_metric
 
-# %% ../../nbs/50_metrics/17_evaluate.ipynb #4e047e68
+# %% ../../nbs/50_metrics/17_evaluate.ipynb #eadf3a0b
 def variants(
     f, # a metric
 ):
@@ -39,7 +39,7 @@ def describe(f, options):
     sizes = {k: v for k, v in both.items() if k.startswith('n_') or k == 'batch_size'}
     return tuple(', '.join(f'{k}={v}' for k, v in d.items()) for d in ({k: v for k, v in both.items() if k not in sizes}, sizes))
 
-# %% ../../nbs/50_metrics/17_evaluate.ipynb #20413c5d
+# %% ../../nbs/50_metrics/17_evaluate.ipynb #22518bd9
 def draw(
     encode,  # `Encoder` of the representation
     n_train, # rows of the training part
@@ -55,7 +55,7 @@ def draw(
     for name, a in rows.items(): given[name], given[f'{name}_test'] = np.split(a, [n_train])
     return given | ({} if log_var is None else dict(mu=given['codes'], log_var=log_var[:n_train]))
 
-# %% ../../nbs/50_metrics/17_evaluate.ipynb #0735ba1a
+# %% ../../nbs/50_metrics/17_evaluate.ipynb #68ec3ede
 def call(
     f,       # a metric
     given,   # `{parameter: value}`, see `draw`
@@ -70,7 +70,7 @@ def call(
     if not np.isfinite(list(scores.values())).all(): raise ValueError(f"gave {scores}, expected finite numbers")
     return {k: float(v) for k, v in scores.items()}
 
-# %% ../../nbs/50_metrics/17_evaluate.ipynb #e0992720
+# %% ../../nbs/50_metrics/17_evaluate.ipynb #bb75c465
 def interval(
     value,   # the score of all rows
     repeats, # scores of the repeats `(R,)`, R at least 2
@@ -94,7 +94,7 @@ def halves(
         out |= {k: given[k][rows] for k in names if k in given}
     return out
 
-# %% ../../nbs/50_metrics/17_evaluate.ipynb #f4a3ff12
+# %% ../../nbs/50_metrics/17_evaluate.ipynb #4be56e7d
 def find_metrics(
     metrics='all', # 'all', or names
 ):
@@ -114,7 +114,7 @@ def repeated(f, given, options, bootstrap, seed):
         except ValueError: continue
     return out
 
-# %% ../../nbs/50_metrics/17_evaluate.ipynb #7ed52b7a
+# %% ../../nbs/50_metrics/17_evaluate.ipynb #3875507f
 def score_rows(f, given, options, bootstrap, strict):
     "The rows of one variant of a metric: a list of dicts"
     variant, sizes = describe(f, options | {k: given[k] for k in ('n_train', 'n_test') if k in inspect.signature(f).parameters})
@@ -134,7 +134,7 @@ def score_rows(f, given, options, bootstrap, strict):
     return [row | dict(variant=', '.join(filter(None, [part, variant])), value=s, ci_low=ends[part][0], ci_high=ends[part][1], seconds=seconds / len(scores), protocol='; '.join(notes))
             for part, s in scores.items()]
 
-# %% ../../nbs/50_metrics/17_evaluate.ipynb #7442ff87
+# %% ../../nbs/50_metrics/17_evaluate.ipynb #dfb9c2e7
 def evaluate(
     represent,      # function images float `(N,C,H,W)` in [0,1] -> codes `(N,D)`, or a pair of means and log-variances; or an `Encoder`
     dataset,        # dataset whose factor space can be sampled
