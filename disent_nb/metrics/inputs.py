@@ -53,8 +53,8 @@ def check_split(
     factors_test, # factor values or indices of the test part `(M,K)`
 ):
     "`codes`, `classes`, `codes_test`, `classes_test` as `check_codes` returns them, with common classes; raises ValueError naming the argument"
-    (codes, _), (f, f_test) = check_codes(codes, factors), (as_matrix(a, n) for a, n in ((factors, 'factors'), (factors_test, 'factors_test')))
-    codes_test = np.ascontiguousarray(as_matrix(codes_test, 'codes_test'), np.float64)
+    codes, f = check_codes(codes, factors)[0], as_matrix(factors, 'factors')
+    codes_test, f_test = np.ascontiguousarray(as_matrix(codes_test, 'codes_test'), np.float64), as_matrix(factors_test, 'factors_test')
     if len(codes_test) != len(f_test): raise ValueError(f"factors_test: got {len(f_test)} rows, expected {len(codes_test)}, one for each row of codes_test")
     for name, a, b in (('codes_test', codes_test, codes), ('factors_test', f_test, f)):
         if a.shape[1] != b.shape[1]: raise ValueError(f"{name}: got {a.shape[1]} columns, expected {b.shape[1]}, as in the training part")

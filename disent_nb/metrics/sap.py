@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['standardize', 'r2_matrix', 'svm_matrix', 'sap']
 
-# %% ../../nbs/50_metrics/06_sap.ipynb #b44ecdd7
+# %% ../../nbs/50_metrics/06_sap.ipynb #3a638a94
 import warnings
 from typing import Literal
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 
 from ..core import nearest
 from .inputs import as_matrix, check_split
 
-# %% ../../nbs/50_metrics/06_sap.ipynb #6c8d4535
+# %% ../../nbs/50_metrics/06_sap.ipynb #70376d6f
 def standardize(
     x, # matrix `(N,D)`
 ):
@@ -35,7 +34,7 @@ def r2_matrix(
     "Squared correlation of each latent with each factor `(D,K)`; 0 for a constant latent"
     return np.minimum((standardize(codes).T @ standardize(factors) / len(codes))**2, 1)
 
-# %% ../../nbs/50_metrics/06_sap.ipynb #6107f065
+# %% ../../nbs/50_metrics/06_sap.ipynb #8ccdaea5
 def svm_matrix(
     codes, classes,           # training part: latents `(N,D)` and classes `(N,K)`
     codes_test, classes_test, # test part `(M,D)`, `(M,K)`
@@ -45,13 +44,13 @@ def svm_matrix(
     train, test = codes * scale, np.clip(codes_test * scale, -1e6, 1e6)
     out = np.empty((codes.shape[1], classes.shape[1]))
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ConvergenceWarning)
+        warnings.simplefilter('ignore')            # no convergence, or few rows for many classes
         for (j, k), _ in np.ndenumerate(out):
             svm = LinearSVC(C=.01, class_weight='balanced', dual=False).fit(train[:, [j]], classes[:, k])
             out[j, k] = (svm.predict(test[:, [j]]) == classes_test[:, k]).mean()
     return out
 
-# %% ../../nbs/50_metrics/06_sap.ipynb #5d6e44e7
+# %% ../../nbs/50_metrics/06_sap.ipynb #1f8e3f68
 def sap(
     codes,        # latents of the training part `(N,D)`: array, list or tensor on any device
     factors,      # factor values of the training part `(N,K)`; classes for 'svm', numbers for 'r2'

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['check_groups', 'score_violins', 'score_heatmap']
 
-# %% ../../nbs/70_viz/04_scores.ipynb #139f9c49
+# %% ../../nbs/70_viz/04_scores.ipynb #93d97623
 import numpy as np
 
 from .grids import Picture
 
-# %% ../../nbs/70_viz/04_scores.ipynb #ebc943f3
+# %% ../../nbs/70_viz/04_scores.ipynb #bc8a29b9
 def check_groups(scores):
     "`{name: scores (S,)}` as float arrays; raises ValueError for an empty group or a score that is not finite"
     if not hasattr(scores, 'items') or not len(scores): raise ValueError(f"scores: got {type(scores).__name__} of {len(scores)} groups, expected a dict of at least one: name -> scores (S,)")
@@ -19,7 +19,7 @@ def check_groups(scores):
         if not s.size or not np.isfinite(s).all(): raise ValueError(f"scores[{name!r}]: got {s.tolist()}, expected at least one score, all finite")
     return groups
 
-# %% ../../nbs/70_viz/04_scores.ipynb #acbea6ed
+# %% ../../nbs/70_viz/04_scores.ipynb #1d17559f
 def score_violins(
     scores,       # dict: name of a group (a method, a setting) -> scores over its seeds `(S,)`
     label='score', # what the scores are
@@ -40,7 +40,7 @@ def score_violins(
     ax.spines[['top', 'right']].set_visible(False)
     return fig
 
-# %% ../../nbs/70_viz/04_scores.ipynb #1ccadd0e
+# %% ../../nbs/70_viz/04_scores.ipynb #1bf5b702
 def score_heatmap(
     scores,     # matrix `(R,C)`, NaN where there is no score
     rows,       # R names, e.g. of runs
