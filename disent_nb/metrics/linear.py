@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['nll_and_gradient', 'one_thread', 'softmax_regression']
 
-# %% ../../nbs/50_metrics/00_linear.ipynb #280764c7
+# %% ../../nbs/50_metrics/00_linear.ipynb #0d46a1bc
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from scipy.optimize import minimize
 
-# %% ../../nbs/50_metrics/00_linear.ipynb #0a938fc9
+# %% ../../nbs/50_metrics/00_linear.ipynb #c31a7cf6
 def nll_and_gradient(
     w,  # weights, the offset last `(D+1,C)`, double
     x,  # codes with a column of ones `(N,D+1)`, single precision
@@ -28,13 +28,15 @@ def nll_and_gradient(
     p.scatter_add_(1, y, -torch.ones_like(p[:, :1]))
     return loss, (x.T @ p).double() + flat
 
-# %% ../../nbs/50_metrics/00_linear.ipynb #b42a8abc
+# %% ../../nbs/50_metrics/00_linear.ipynb #cd57664e
 @contextmanager
 def one_thread():
-    "Torch computes in one thread inside the block"
+    "Torch and the linear algebra of numpy and scipy compute in one thread inside the block"
+    from threadpoolctl import threadpool_limits   # a requirement of scikit-learn
     n = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: yield
+    try:
+        with threadpool_limits(1): yield
     finally: torch.set_num_threads(n)
 
 
