@@ -8,14 +8,14 @@ __all__ = ['ATTRIBUTES', 'VISIBLE', 'Feature', 'FEATURES', 'NAMES', 'COLUMN', 'P
            'wrinkles', 'beard_colour', 'beard', 'mustache', 'hair_colour', 'waved', 'hair_mass', 'under_hat', 'strands',
            'back_hair', 'hair', 'bangs', 'shine', 'glasses', 'hat', 'hat_shadow', 'earrings', 'tie']
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #7504b4c9
+# %% ../../nbs/10_data/06_faces_parts.ipynb #fe9ae13a
 from collections import namedtuple
 
 import torch
 
 from .faces_draw import Part, blend, both, box, circle, either, ellipse, lighten, ramp, rgb, round_both, shade, soft, superellipse, tint
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #f0552bc8
+# %% ../../nbs/10_data/06_faces_parts.ipynb #12b0bde9
 ATTRIBUTES = tuple('Arched_Eyebrows Bald Bangs Big_Nose Black_Hair Blond_Hair Brown_Hair Bushy_Eyebrows Eyeglasses Goatee Gray_Hair Male Mouth_Slightly_Open Mustache Narrow_Eyes '
                    'No_Beard Oval_Face Pale_Skin Pointy_Nose Rosy_Cheeks Smiling Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necktie Young'.split())
 VISIBLE = {  # pairs (attribute, value), one of which a face must have: features that are visible then
@@ -34,7 +34,7 @@ FEATURES = {n.lstrip('~'): Feature(-1. if n[0] == '~' else 0., 1., needs) for ne
 NAMES = (*ATTRIBUTES, *FEATURES)
 COLUMN = {n: k for k, n in enumerate(NAMES)}
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #62267019
+# %% ../../nbs/10_data/06_faces_parts.ipynb #4ba045bd
 def skin(f):
     "Colour of the skin: pale, or on the ramp of tones"
     tone = ramp(f.skin_tone, (238, 194, 156), (228, 174, 132), (204, 144, 102), (166, 110, 74), (124, 80, 54))
@@ -65,7 +65,7 @@ def head(f):
     yield a * .4 * soft(-d - 1.2, 1.6), shade(s)
     yield a * .3 * k * soft(ellipse(x.abs() - 7.8, y - 5, 3., 2.), 2.), lighten(s, .55)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #a998d48c
+# %% ../../nbs/10_data/06_faces_parts.ipynb #cc95059f
 def ears(f):
     "Both ears; they lie behind the head and move against its turn"
     s, (x, y), r = skin(f), f.at(-.35), 1 + .16 * f.ear_size
@@ -98,7 +98,7 @@ def background(f):
     yield .4 * soft(circle(f.X + 12 * f.light_angle, f.Y + 8, 24), 22), lighten(c, .8)
     yield flat + .35 * soft(16 - f.Y, 24), c * .62
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #e8257edf
+# %% ../../nbs/10_data/06_faces_parts.ipynb #7db6c7b6
 def eye_place(f): return 6.5 + .6 * f.eye_distance
 
 
@@ -126,38 +126,38 @@ def brows(f):
     "Eyebrows"
     x, y = f.at(.8, 0, -6.9 - .5 * f.brow_height)
     ex = (x.abs() - eye_place(f) - .2) / 4.4
-    bow = y + (.3 + f.Arched_Eyebrows * (2. + .9 * f.brow_arch)) * (.6 - (ex - .12)**2) - .4 * ex
-    t = (.5 + f.Bushy_Eyebrows * (.8 + .4 * f.brow_bush)) * (1.1 - .4 * ex)
-    yield .95 * f.cover(both(bow.abs() - t, (ex.abs() - 1) * 3)), ramp(f.brow_shade, (30, 22, 22), (98, 62, 38))
+    bow = y + (.3 + f.Arched_Eyebrows * (2.4 + f.brow_arch)) * (.6 - (ex - .12)**2) - .4 * ex
+    t = (.5 + f.Bushy_Eyebrows * (.95 + .4 * f.brow_bush)) * (1.1 - .4 * ex)
+    yield .95 * f.cover(both(bow.abs() - t, (ex.abs() - 1) * 3)), ramp(f.brow_shade, (22, 16, 18), (66, 40, 28))
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #64c2655b
+# %% ../../nbs/10_data/06_faces_parts.ipynb #abeebd3a
 def nose(f):
     "Nose: side plane, ridge, underside, nostrils, light on the tip"
     s, (x, y), L = skin(f), f.at(1.3), 6.9 + .6 * f.nose_length
-    away, big, point = x * lit_side(f), 1 + f.Big_Nose * (.6 + .3 * f.nose_width), f.Pointy_Nose      # away > 0 lies in the shadow
-    w, tip = 2.6 * big * (1 - .25 * point), L + point * (1 + 1.1 * f.nose_tip)
+    away, big, point = x * lit_side(f), 1 + f.Big_Nose * (.8 + .4 * f.nose_width), f.Pointy_Nose      # away > 0 lies in the shadow
+    w, tip, r = 2.4 * big * (1 - .25 * point), L + point * (1.6 + .9 * f.nose_tip), big.sqrt()
     t = ((y + 3) / (L + 3)).clamp(0, 1)
     round_plane = both(-away, away - .7 - (w - .7) * t * t, y - L + .6, -4 - y)
     sharp_plane = both(-away, away - .5 - (w - .5) * t, y - tip + (tip - L + .6) * x.abs() / w, -3 - y)
-    yield blend(.45 * soft(round_plane + .3, 1.), .6 * f.cover(sharp_plane), point), shade(s, .8)
+    yield blend(.45 * soft(round_plane + .3, 1.), .7 * f.cover(sharp_plane), point), shade(s, .8)
     yield .5 * soft(both((away + .5).abs() - .2, (y - 2.6).abs() - L * .45), .9), lighten(s, .5)
-    ball, lifted = (either(ellipse(x, y - L + a, .72 * w, 2.), ellipse(x.abs() - .85 * w, y - L + b, 1.1 * big, 1.4)) for a, b in ((1., .9), (1.9, 1.7)))
+    ball, lifted = (either(ellipse(x, y - L + a * r, .72 * w, 2 * r), ellipse(x.abs() - .85 * w, y - L + a * r, .9 * big, 1.4 * r)) for a in (1., 1.9))
     under = both((y - tip + (tip - L + .5) * x.abs() / w + .45).abs() - .6, x.abs() - w)
-    yield .75 * f.cover(blend(both(ball, -lifted), under, point)), shade(s, 1.3)
+    yield .8 * f.cover(blend(both(ball, -lifted), under, point)), shade(s, 1.4)
     yield .8 * (1 - .6 * point) * f.cover(ellipse(x.abs() - .5 * w, y - L - .1, .75 * big, .5)), shade(shade(s), 1.1)
-    yield .55 * soft(ellipse(away + .4, y - tip + 2, .9 * big, .9), .7), lighten(s, .7)
+    yield .55 * soft(ellipse(away + .4, y - tip + 2 * r, .8 * big, .9 * r), .7), lighten(s, .7)
 
 
 def mouth(f):
     "Lips, and the teeth and tongue of an open mouth"
     s, (x, y), is_open = skin(f), f.at(1., 0, 12.6), f.Mouth_Slightly_Open
-    w, smile = 4.6 + .6 * f.mouth_width + 1.1 * f.Smiling, .1 + f.Smiling * (2 + f.smile_strength)
-    u, ends, full = x / w, x.abs() - w, 1 + .5 * f.lip_fullness
+    w, smile = 4.6 + .6 * f.mouth_width + 1.1 * f.Smiling, .2 + f.Smiling * (2 + f.smile_strength)
+    u, ends, full = x / w, x.abs() - w, 1 + .4 * f.lip_fullness + .2 * f.Wearing_Lipstick
     t, q = (1 - u * u).clamp(min=0), y + smile * (u * u).clamp(max=1.4) - .6 * smile
     gap = is_open * (2.4 + 1.2 * f.mouth_opening) * t
     upper, lower = 1.2 * full * t * (1 - .25 * (1 - (3 * u).abs()).clamp(min=0)), 1.55 * full * t
     bottom = .65 * gap + lower
-    c = blend(blend(shade(s, .5), rgb(196, 84, 84).to(s), .45), tint(f.lipstick_shade * .18 - .16, .85, .4), f.Wearing_Lipstick[:, None])
+    c = blend(blend(shade(s, .4), rgb(186, 90, 84).to(s), .3), tint(f.lipstick_shade * .18 - .16, .95, .43), f.Wearing_Lipstick[:, None])
     lips, inside = f.cover(both(-.35 * gap - upper - q, q - bottom, ends)), is_open * f.cover(both(-.35 * gap - q, q - .65 * gap, ends))
     yield .4 * soft(both((q - bottom - 1.3).abs() - .2, x.abs() - 2.6), .9), shade(s)
     yield lips, c
@@ -169,7 +169,7 @@ def mouth(f):
     yield .85 * (1 - is_open) * f.cover(both(q.abs() - .15 - .25 * t, ends - .4 * f.Smiling)), shade(shade(c), .8)
     yield .6 * f.Smiling * f.cover(both((ends - .9 + .12 * (q + .3)**2).abs() - .35, q.abs() - 1.3)), shade(s, 1.2)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #fe633e23
+# %% ../../nbs/10_data/06_faces_parts.ipynb #b9f77e9d
 def blush(f):
     "Rosy cheeks"
     x, y = f.at(.75)
@@ -178,9 +178,9 @@ def blush(f):
 
 def wrinkles(f):
     "What a face that is not young has: folds beside the mouth, bags below the eyes, lines on the forehead"
-    (x, y), s, k = f.at(.9), shade(skin(f), 1.1), .55 + .3 * f.wrinkle_depth
-    fold = both((x.abs() - 5 - .36 * (y - 7) - .03 * (y - 9)**2).abs() - .4, (y - 9.2).abs() - 2.6)
-    bag = both((y - 3.8 + .09 * (x.abs() - 6.6)**2).abs() - .35, (x.abs() - 6.6).abs() - 2.8)
+    (x, y), s, k = f.at(.9), shade(skin(f), 1.4), .6 + .3 * f.wrinkle_depth
+    fold = both((x.abs() - 5 - .36 * (y - 7) - .03 * (y - 9)**2).abs() - .5, (y - 9.2).abs() - 2.6)
+    bag = both((y - 3.8 + .09 * (x.abs() - 6.6)**2).abs() - .45, (x.abs() - 6.6).abs() - 2.8)
     yield k * f.cover(either(fold, bag)), s
     lines = either(*((y - h - .012 * x * x).abs() - .35 for h in (-10.2, -12.4)))
     yield .8 * k * f.cover(both(lines, x.abs() - 6)), s
@@ -213,7 +213,7 @@ def mustache(f):
     yield a, c
     yield a * .4 * soft((y - mid + .4).abs() - .1, .7), lighten(c, .35)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #23b7ed67
+# %% ../../nbs/10_data/06_faces_parts.ipynb #68be59ac
 def hair_colour(f):
     "Red, unless one of the four colours is on"
     c = ramp(f.hair_shade, (150, 54, 22), (204, 92, 40))
@@ -235,7 +235,7 @@ def hair_mass(f, x, y, less=0.):
     return round_both(ellipse(x / flare, (y + 3).clamp(max=0), w, 19.6 + 3 * f.hair_volume - less), y + 1.5 - 27 * f.hair_length - less, 3.)
 
 
-def under_hat(f, d): return both(d, -10.5 - f.at(.15)[1] - 99 * (1 - f.Wearing_Hat))      # -99: no cut without a hat
+def under_hat(f, d): return both(d, -11.3 - f.at(.15)[1] - 99 * (1 - f.Wearing_Hat))      # -99: no cut without a hat
 def strands(x, y): return .5 + .5 * (2.6 * x / (1 + .02 * (y + 20).clamp(min=0)) + .18 * y).sin()
 
 
@@ -246,7 +246,7 @@ def back_hair(f):
     yield a, shade(c, .6)
     yield a * .3 * strands(x, y), shade(c, 1.3)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #731c2505
+# %% ../../nbs/10_data/06_faces_parts.ipynb #c08f23d6
 def hair(f):
     "The hair before the head, with an opening for the face"
     c, (x, y), (hx, hy), part = hair_colour(f), waved(f, .12), f.at(.35), 6 * f.hair_part
@@ -281,13 +281,13 @@ def shine(f):
     x, y = f.at(.3)
     yield (.3 + .5 * f.bald_shine) * soft(ellipse(x + 6 * f.light_angle, y + 14, 4.2, 1.8), 1.6), rgb(255, 252, 244)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #6f593995
+# %% ../../nbs/10_data/06_faces_parts.ipynb #ac547d7a
 def glasses(f):
     "Glasses with lenses, a bridge, temples to the ears, and their shadow"
     c, (x, y), big, place = tint(f.glasses_hue, .75, .1 + .34 * f.glasses_lightness), f.at(.95, 0, -.2), 1 + .22 * f.glasses_size, eye_place(f) + .35
     ex, w, h = x.abs() - place, 4.5 * big * (1 - .06 * f.yaw * x.sign()), 3.9 * big
     r = h * (1 - .68 * f.glasses_shape)
-    d, lens = box(ex, y, w, h, r), None
+    d = box(ex, y, w, h, r)
     bridge = both((y + .8).abs() - .5, w - place + x.abs())
     temple = both((y + 1.2).abs() - .5, place + w - x.abs(), x.abs() - half_width(f) - .5)
     lens = f.cover(d)
@@ -300,31 +300,31 @@ def glasses(f):
 
 def hat(f):
     "A knitted hat, or a felt hat with a brim"
-    c, (x, y), H, felt = tint(f.hat_hue, .55, .24 + .42 * f.hat_lightness), f.at(.15), 12.5 + 3.5 * f.hat_height, (f.hat_brim > .3).to(f.values)
-    v, wide = y + 11.2 - .006 * x * x, ((f.hat_brim - .3) / .7).clamp(min=0)
+    c, (x, y), H, felt = tint(f.hat_hue, .55, .24 + .42 * f.hat_lightness), f.at(.15), 12 + 3.2 * f.hat_height, (f.hat_brim > .3).to(f.values)
+    v, wide = y + 12 - .006 * x * x, ((f.hat_brim - .3) / .7).clamp(min=0)
     crown = both(superellipse(x, v, half_width(f) + 2.6, H, 2.7), v)
     a, band = f.cover(crown), f.cover(both(crown - .6 * (1 - felt), -v - 4.3))
     yield a, c
     yield a * .45 * soft(-x * f.light_angle - 1, 8), c * .55
-    yield a * .4 * soft(ellipse(x + 6 * f.light_angle, y + 19, 5., 4.), 3.), lighten(c, .6)
+    yield a * .4 * soft(ellipse(x + 6 * f.light_angle, y + 19.5, 5., 4.), 3.), lighten(c, .6)
     yield band, blend(lighten(c, .22), c * .45, felt[:, None])
     yield (1 - felt) * band * .3 * (.5 + .5 * (2.4 * x).sin()), c * .6
-    yield (1 - felt) * f.cover(circle(x, y + 11.4 + H, 2.8)), lighten(c, .35)
-    brim = felt * f.cover(ellipse(x, y + 11.4, half_width(f) + 3.2 + 7 * wide, 1.9 + 1.5 * wide))
+    yield (1 - felt) * f.cover(circle(x, y + 12.2 + H, 2.8)), lighten(c, .35)
+    brim = felt * f.cover(ellipse(x, y + 12.2, half_width(f) + 3.2 + 7 * wide, 1.9 + 1.5 * wide))
     yield brim, c * .9
-    yield brim * .5 * soft(-y - 11.5, 1.5), lighten(c, .3)
+    yield brim * .5 * soft(-y - 12.3, 1.5), lighten(c, .3)
 
 
 def hat_shadow(f):
     "The shadow of the hat on the forehead"
     (x, y), wide = f.at(.15), ((f.hat_brim - .3) / .7).clamp(min=0)
-    yield .5 * f.cover(outline(f)) * soft(ellipse(x, y + 9.8, half_width(f) + 4 + 7 * wide, 2.8 + 1.8 * wide), 1.5), shade(skin(f))
+    yield .5 * f.cover(outline(f)) * soft(ellipse(x, y + 10.6, half_width(f) + 4 + 7 * wide, 2.8 + 1.8 * wide), 1.5), shade(skin(f))
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #48f26351
+# %% ../../nbs/10_data/06_faces_parts.ipynb #72cddb80
 def earrings(f):
     "Earrings of gold, silver or turquoise"
     c, (x, y), r = ramp(f.earring_shade, (255, 206, 60), (240, 240, 248), (70, 200, 210)), f.at(-.3), 1 + .7 * f.earring_size
-    ex, ey = x.abs() - half_width(f) - .5, y - 6.4 - r
+    ex, ey = x.abs() - half_width(f) - .5 - 1.2 * (x.sign() * f.yaw).clamp(min=0), y - 6.4 - r     # not on the cheek of a turned head
     d = circle(ex, ey, r)
     yield f.cover(d - .4), c * .4
     yield f.cover(d), c
@@ -343,6 +343,6 @@ PARTS = [Part(draw, box, needs) for draw, box, needs in (
     (background, (-29, 29, -31, 27), None), (back_hair, (-26, 26, -29, 27), ('Bald', 0)), (body, (-22, 22, 6, 27), None), (tie, (-10, 10, 20, 27), ('Wearing_Necktie', 1)),
     (ears, (-23, 23, -8, 11), None), (head, (-20, 20, -22, 24), None), (blush, (-19, 19, -2, 16), ('Rosy_Cheeks', 1)), (wrinkles, (-17, 17, -17, 17), ('Young', 0)),
     (eyes, (-20, 20, -12, 9), None), (nose, (-15, 15, -10, 15), None), (mouth, (-14, 14, 4, 25), None), (beard, (-22, 22, -10, 27), ('No_Beard', 0)),
-    (mustache, (-13, 13, 4, 18), ('Mustache', 1)), (brows, (-19, 19, -15, 2), None), (shine, (-17, 17, -20, -8), ('Bald', 1)), (hair, (-25, 25, -29, 27), ('Bald', 0)),
-    (bangs, (-24, 24, -20, 5), ('Bangs', 1)), (earrings, (-23, 23, 2, 15), ('Wearing_Earrings', 1)), (glasses, (-24, 24, -11, 11), ('Eyeglasses', 1)),
+    (mustache, (-13, 13, 4, 18), ('Mustache', 1)), (shine, (-17, 17, -20, -8), ('Bald', 1)), (hair, (-25, 25, -29, 27), ('Bald', 0)),
+    (bangs, (-24, 24, -20, 5), ('Bangs', 1)), (brows, (-19, 19, -15, 2), None), (earrings, (-23, 23, 2, 15), ('Wearing_Earrings', 1)), (glasses, (-24, 24, -11, 11), ('Eyeglasses', 1)),
     (hat_shadow, (-20, 20, -18, -1), ('Wearing_Hat', 1)), (hat, (-29, 29, -31, -4), ('Wearing_Hat', 1)))]
