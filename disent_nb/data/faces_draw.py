@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SPAN', 'ORIGIN', 'Part', 'circle', 'box', 'ellipse', 'superellipse', 'both', 'either', 'round_both', 'cover', 'soft',
-           'ramp', 'tint', 'blend', 'rgb', 'lighten', 'shade', 'Frame', 'window', 'lay', 'paint']
+           'ramp', 'tint', 'blend', 'rgb', 'lighten', 'shade', 'Frame', 'window', 'lay', 'paint_chunk', 'paint']
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #138c77e2
+# %% ../../nbs/10_data/05_faces_draw.ipynb #6be55e53
 import math
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #e7fc8756
+# %% ../../nbs/10_data/05_faces_draw.ipynb #6dc09b41
 def circle(x, y, r):
     "Distance to a circle of radius `r` (exact)"
     return (x * x + y * y).sqrt() - r
@@ -39,7 +40,7 @@ def superellipse(x, y, a, b, n):
     k = (g.log() / n).exp()
     return (k - 1) * g / k / ((un / a)**2 + (vn / b)**2).sqrt()
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #d84d7aee
+# %% ../../nbs/10_data/05_faces_draw.ipynb #8c4de6b9
 def both(d, *more):
     "Intersection: the largest of the distances"
     for e in more: d = torch.maximum(d, e)
@@ -56,7 +57,7 @@ def round_both(a, b, r):
     "Intersection with its corner rounded by about `r`"
     return torch.maximum(a, b) + (r - (a - b).abs()).clamp(min=0)**2 / (4 * r)
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #561c7682
+# %% ../../nbs/10_data/05_faces_draw.ipynb #aab96f4a
 def cover(d, s):
     "Share of a pixel of side `s` that lies inside, from the distance `d` of its centre"
     return (.5 - d / s).clamp(0, 1)
@@ -67,7 +68,7 @@ def soft(d, r):
     t = (.5 - d / (2 * r)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #53bcf2be
+# %% ../../nbs/10_data/05_faces_draw.ipynb #16884f1e
 def ramp(
     t,        # position on the ramp (n,1,1), 0 to 1
     *colours, # rgb triples, 0 to 255
@@ -90,7 +91,7 @@ def rgb(*c): return torch.tensor(c).view(1, 3, 1, 1) / 255
 def lighten(c, k): return c + k * (1 - c)
 def shade(c, k=1.): return c * (1 - k * torch.tensor([.26, .40, .42], device=c.device).view(1, 3, 1, 1))
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #b2d5cc41
+# %% ../../nbs/10_data/05_faces_draw.ipynb #e938c85d
 SPAN, ORIGIN = 57.2, (28.6, 30.6)    # side of the picture, and its origin from the left and the top, in units
 
 
@@ -117,7 +118,7 @@ class Frame:
 
     def cover(self, d): return cover(d, self.s)
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #da772376
+# %% ../../nbs/10_data/05_faces_draw.ipynb #9222ebcb
 Part = namedtuple('Part', 'draw box needs')   # function of a Frame; (left, right, top, bottom) in units; (name, value) that a face must have, or None
 
 
@@ -135,7 +136,23 @@ def lay(image, layers):
     "Lay the layers over `image` (n,3,h,w), in place"
     for alpha, colour in layers: image.lerp_(colour.to(image), alpha.expand(len(image), *image.shape[2:])[:, None])
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #62931ac7
+# %% ../../nbs/10_data/05_faces_draw.ipynb #b6afb382
+def paint_chunk(
+    values, columns, parts, # as for `paint`
+    out,                    # pictures uint8 (n,3,size,size), to be filled
+):
+    "Paint the parts one over the other"
+    image, size = torch.zeros(out.shape, device=values.device), out.shape[-1]
+    for draw, box, needs in parts:
+        place = window(box, size)
+        rows = slice(None) if needs is None else (values[:, columns[needs[0]]] == needs[1]).nonzero()[:, 0]
+        if needs is None or len(rows):
+            part = image[(rows, slice(None), *place)]      # a view for all rows, a copy for some
+            lay(part, draw(Frame(values[rows], columns, size, place)))
+            if needs is not None: image[(rows, slice(None), *place)] = part
+    out.copy_((image * 255 + .5).clamp(0, 255))
+
+
 def paint(
     values,  # numbers of the faces (N,K)
     columns, # {name: column}
@@ -144,16 +161,12 @@ def paint(
     chunk=None, # faces painted at once; by default what suits the device
 ):
     "Pictures uint8 (N,3,size,size)"
-    out = torch.empty(len(values), 3, size, size, dtype=torch.uint8, device=values.device)
-    chunk = chunk or (max(1, 32 * 64**2 // size**2) if values.device.type == 'cpu' else 1024)
-    for v, o in zip(values.split(chunk), out.split(chunk)):
-        image = torch.zeros(o.shape, device=v.device)
-        for draw, box, needs in parts:
-            place = window(box, size)
-            rows = slice(None) if needs is None else (v[:, columns[needs[0]]] == needs[1]).nonzero()[:, 0]
-            if needs is None or len(rows):
-                part = image[(rows, slice(None), *place)]      # a view for all rows, a copy for some
-                lay(part, draw(Frame(v[rows], columns, size, place)))
-                if needs is not None: image[(rows, slice(None), *place)] = part
-        o.copy_((image * 255 + .5).clamp(0, 255))
+    out, cpu, threads = torch.empty(len(values), 3, size, size, dtype=torch.uint8, device=values.device), values.device.type == 'cpu', torch.get_num_threads()
+    chunk = chunk or (max(1, 32 * 64**2 // size**2) if cpu else 1024)
+    jobs = [(v, columns, parts, o) for v, o in zip(values.split(chunk), out.split(chunk))]
+    if not cpu or min(threads, len(jobs)) == 1:
+        for job in jobs: paint_chunk(*job)
+        return out
+    with ThreadPoolExecutor(min(threads, len(jobs)), initializer=torch.set_num_threads, initargs=(1,)) as pool: list(pool.map(lambda job: paint_chunk(*job), jobs))
+    torch.set_num_threads(threads)                         # the number that threads to come will start with
     return out

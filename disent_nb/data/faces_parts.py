@@ -8,14 +8,14 @@ __all__ = ['ATTRIBUTES', 'VISIBLE', 'Feature', 'FEATURES', 'NAMES', 'COLUMN', 'P
            'wrinkles', 'beard_colour', 'beard', 'mustache', 'hair_colour', 'waved', 'hair_mass', 'under_hat', 'strands',
            'back_hair', 'hair', 'bangs', 'shine', 'glasses', 'hat', 'hat_shadow', 'earrings', 'tie']
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #fe9ae13a
+# %% ../../nbs/10_data/06_faces_parts.ipynb #1e6a99f4
 from collections import namedtuple
 
 import torch
 
 from .faces_draw import Part, blend, both, box, circle, either, ellipse, lighten, ramp, rgb, round_both, shade, soft, superellipse, tint
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #12b0bde9
+# %% ../../nbs/10_data/06_faces_parts.ipynb #c4eff7b8
 ATTRIBUTES = tuple('Arched_Eyebrows Bald Bangs Big_Nose Black_Hair Blond_Hair Brown_Hair Bushy_Eyebrows Eyeglasses Goatee Gray_Hair Male Mouth_Slightly_Open Mustache Narrow_Eyes '
                    'No_Beard Oval_Face Pale_Skin Pointy_Nose Rosy_Cheeks Smiling Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necktie Young'.split())
 VISIBLE = {  # pairs (attribute, value), one of which a face must have: features that are visible then
@@ -34,7 +34,7 @@ FEATURES = {n.lstrip('~'): Feature(-1. if n[0] == '~' else 0., 1., needs) for ne
 NAMES = (*ATTRIBUTES, *FEATURES)
 COLUMN = {n: k for k, n in enumerate(NAMES)}
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #4ba045bd
+# %% ../../nbs/10_data/06_faces_parts.ipynb #c8eb0f72
 def skin(f):
     "Colour of the skin: pale, or on the ramp of tones"
     tone = ramp(f.skin_tone, (238, 194, 156), (228, 174, 132), (204, 144, 102), (166, 110, 74), (124, 80, 54))
@@ -65,7 +65,7 @@ def head(f):
     yield a * .4 * soft(-d - 1.2, 1.6), shade(s)
     yield a * .3 * k * soft(ellipse(x.abs() - 7.8, y - 5, 3., 2.), 2.), lighten(s, .55)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #cc95059f
+# %% ../../nbs/10_data/06_faces_parts.ipynb #d7da4866
 def ears(f):
     "Both ears; they lie behind the head and move against its turn"
     s, (x, y), r = skin(f), f.at(-.35), 1 + .16 * f.ear_size
@@ -98,7 +98,7 @@ def background(f):
     yield .4 * soft(circle(f.X + 12 * f.light_angle, f.Y + 8, 24), 22), lighten(c, .8)
     yield flat + .35 * soft(16 - f.Y, 24), c * .62
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #7db6c7b6
+# %% ../../nbs/10_data/06_faces_parts.ipynb #c4713771
 def eye_place(f): return 6.5 + .6 * f.eye_distance
 
 
@@ -130,20 +130,21 @@ def brows(f):
     t = (.5 + f.Bushy_Eyebrows * (.95 + .4 * f.brow_bush)) * (1.1 - .4 * ex)
     yield .95 * f.cover(both(bow.abs() - t, (ex.abs() - 1) * 3)), ramp(f.brow_shade, (22, 16, 18), (66, 40, 28))
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #abeebd3a
+# %% ../../nbs/10_data/06_faces_parts.ipynb #97c67c10
 def nose(f):
     "Nose: side plane, ridge, underside, nostrils, light on the tip"
     s, (x, y), L = skin(f), f.at(1.3), 6.9 + .6 * f.nose_length
-    away, big, point = x * lit_side(f), 1 + f.Big_Nose * (.8 + .4 * f.nose_width), f.Pointy_Nose      # away > 0 lies in the shadow
-    w, tip, r = 2.4 * big * (1 - .25 * point), L + point * (1.6 + .9 * f.nose_tip), big.sqrt()
+    away, big, point = x * lit_side(f), 1 + f.Big_Nose * (1. + .35 * f.nose_width), f.Pointy_Nose      # away > 0 lies in the shadow
+    w, tip, r = 2.25 * big * (1 - .2 * point), L + point * (2 + .8 * f.nose_tip), big.sqrt()
     t = ((y + 3) / (L + 3)).clamp(0, 1)
     round_plane = both(-away, away - .7 - (w - .7) * t * t, y - L + .6, -4 - y)
     sharp_plane = both(-away, away - .5 - (w - .5) * t, y - tip + (tip - L + .6) * x.abs() / w, -3 - y)
     yield blend(.45 * soft(round_plane + .3, 1.), .7 * f.cover(sharp_plane), point), shade(s, .8)
     yield .5 * soft(both((away + .5).abs() - .2, (y - 2.6).abs() - L * .45), .9), lighten(s, .5)
-    ball, lifted = (either(ellipse(x, y - L + a * r, .72 * w, 2 * r), ellipse(x.abs() - .85 * w, y - L + a * r, .9 * big, 1.4 * r)) for a in (1., 1.9))
+    (ball, wing), (high_ball, high_wing) = ((ellipse(x, y - L + a * r, .72 * w, 2 * r), ellipse(x.abs() - .85 * w, y - L + a * r, .9 * big, 1.4 * r)) for a in (1., 1.9))
     under = both((y - tip + (tip - L + .5) * x.abs() / w + .45).abs() - .6, x.abs() - w)
-    yield .8 * f.cover(blend(both(ball, -lifted), under, point)), shade(s, 1.4)
+    pointed = either(under, both(wing, -high_wing) + 9 * (1 - f.Big_Nose))
+    yield .8 * f.cover(blend(both(either(ball, wing), -high_ball, -high_wing), pointed, point)), shade(s, 1.4)
     yield .8 * (1 - .6 * point) * f.cover(ellipse(x.abs() - .5 * w, y - L - .1, .75 * big, .5)), shade(shade(s), 1.1)
     yield .55 * soft(ellipse(away + .4, y - tip + 2 * r, .8 * big, .9 * r), .7), lighten(s, .7)
 
@@ -151,7 +152,7 @@ def nose(f):
 def mouth(f):
     "Lips, and the teeth and tongue of an open mouth"
     s, (x, y), is_open = skin(f), f.at(1., 0, 12.6), f.Mouth_Slightly_Open
-    w, smile = 4.6 + .6 * f.mouth_width + 1.1 * f.Smiling, .2 + f.Smiling * (2 + f.smile_strength)
+    w, smile = 4.6 + .6 * f.mouth_width + 1.1 * f.Smiling, .1 + f.Smiling * (2.4 + f.smile_strength)
     u, ends, full = x / w, x.abs() - w, 1 + .4 * f.lip_fullness + .2 * f.Wearing_Lipstick
     t, q = (1 - u * u).clamp(min=0), y + smile * (u * u).clamp(max=1.4) - .6 * smile
     gap = is_open * (2.4 + 1.2 * f.mouth_opening) * t
@@ -169,7 +170,7 @@ def mouth(f):
     yield .85 * (1 - is_open) * f.cover(both(q.abs() - .15 - .25 * t, ends - .4 * f.Smiling)), shade(shade(c), .8)
     yield .6 * f.Smiling * f.cover(both((ends - .9 + .12 * (q + .3)**2).abs() - .35, q.abs() - 1.3)), shade(s, 1.2)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #b9f77e9d
+# %% ../../nbs/10_data/06_faces_parts.ipynb #26da280d
 def blush(f):
     "Rosy cheeks"
     x, y = f.at(.75)
@@ -213,7 +214,7 @@ def mustache(f):
     yield a, c
     yield a * .4 * soft((y - mid + .4).abs() - .1, .7), lighten(c, .35)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #68be59ac
+# %% ../../nbs/10_data/06_faces_parts.ipynb #532969ae
 def hair_colour(f):
     "Red, unless one of the four colours is on"
     c = ramp(f.hair_shade, (150, 54, 22), (204, 92, 40))
@@ -246,7 +247,7 @@ def back_hair(f):
     yield a, shade(c, .6)
     yield a * .3 * strands(x, y), shade(c, 1.3)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #c08f23d6
+# %% ../../nbs/10_data/06_faces_parts.ipynb #587b955c
 def hair(f):
     "The hair before the head, with an opening for the face"
     c, (x, y), (hx, hy), part = hair_colour(f), waved(f, .12), f.at(.35), 6 * f.hair_part
@@ -281,7 +282,7 @@ def shine(f):
     x, y = f.at(.3)
     yield (.3 + .5 * f.bald_shine) * soft(ellipse(x + 6 * f.light_angle, y + 14, 4.2, 1.8), 1.6), rgb(255, 252, 244)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #ac547d7a
+# %% ../../nbs/10_data/06_faces_parts.ipynb #f6587224
 def glasses(f):
     "Glasses with lenses, a bridge, temples to the ears, and their shadow"
     c, (x, y), big, place = tint(f.glasses_hue, .75, .1 + .34 * f.glasses_lightness), f.at(.95, 0, -.2), 1 + .22 * f.glasses_size, eye_place(f) + .35
@@ -320,7 +321,7 @@ def hat_shadow(f):
     (x, y), wide = f.at(.15), ((f.hat_brim - .3) / .7).clamp(min=0)
     yield .5 * f.cover(outline(f)) * soft(ellipse(x, y + 10.6, half_width(f) + 4 + 7 * wide, 2.8 + 1.8 * wide), 1.5), shade(skin(f))
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #72cddb80
+# %% ../../nbs/10_data/06_faces_parts.ipynb #9f81e99f
 def earrings(f):
     "Earrings of gold, silver or turquoise"
     c, (x, y), r = ramp(f.earring_shade, (255, 206, 60), (240, 240, 248), (70, 200, 210)), f.at(-.3), 1 + .7 * f.earring_size
