@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'EXCLUDES', 'LOW', 'HIGH', 'RULES', 'column', 'edit', 'settle', 'check_values', 'render', 'visible',
-           'extent', 'Rule', 'chance', 'draw_attributes', 'FaceSpace', 'Faces']
+           'extent', 'Rule', 'chance', 'draw_attributes', 'check_fixed', 'FaceSpace', 'Faces']
 
-# %% ../../nbs/10_data/09_faces.ipynb #da3d2f96
+# %% ../../nbs/10_data/09_faces.ipynb #922cc975
 import numpy as np
 import torch
 
@@ -15,7 +15,7 @@ from .factors import FactorDataset, Grid, check_ints
 from .faces_draw import Part, paint, rgb
 from .faces_parts import ATTRIBUTES, COLUMN, FEATURES, NAMES, PARTS
 
-# %% ../../nbs/10_data/09_faces.ipynb #90515a56
+# %% ../../nbs/10_data/09_faces.ipynb #c998c36c
 COLOURS = 'Black_Hair', 'Blond_Hair', 'Brown_Hair', 'Gray_Hair'
 EXCLUDES = {'Bald': (*COLOURS, 'Bangs', 'Wavy_Hair'), 'Bangs': ('Bald',), 'Wavy_Hair': ('Bald',), 'No_Beard': ('Goatee',), 'Goatee': ('No_Beard',),
             **{c: ('Bald', *(d for d in COLOURS if d != c)) for c in COLOURS}}
@@ -45,7 +45,7 @@ def settle(values):
     for name in sorted(EXCLUDES, key=lambda n: (n != 'Bald', NAMES.index(n))): values = edit(values, name, values[:, COLUMN[name]])
     return values
 
-# %% ../../nbs/10_data/09_faces.ipynb #27fe886e
+# %% ../../nbs/10_data/09_faces.ipynb #9c4f7acc
 LOW, HIGH = (torch.tensor([*[e] * len(ATTRIBUTES), *(f[e] for f in FEATURES.values())], dtype=torch.float32) for e in (0, 1))
 
 
@@ -73,7 +73,7 @@ def render(
     if not isinstance(size, (int, np.integer)) or size < 8: raise ValueError(f"size: got {size!r}, expected an integer of at least 8")
     return paint(check_values(values), COLUMN, PARTS, size, chunk)
 
-# %% ../../nbs/10_data/09_faces.ipynb #52d33286
+# %% ../../nbs/10_data/09_faces.ipynb #44dddd28
 def visible(
     values, # numbers or factor indices of faces (N,84)
 ):
@@ -97,7 +97,7 @@ def extent(
     inked = paint(check_values(values), COLUMN, [known[p]._replace(draw=stencil(known[p].draw)) for p in parts], size)
     return (inked > 0).any(1)
 
-# %% ../../nbs/10_data/09_faces.ipynb #b83cf3ed
+# %% ../../nbs/10_data/09_faces.ipynb #acb54afc
 class Rule:
     "How a group of attributes that exclude each other is drawn"
     def __init__(self,
@@ -122,7 +122,7 @@ RULES = (Rule('Male', .5), Rule('Young', .5), Rule('Smiling', .5), Rule('Pale_Sk
          Rule('Wearing_Hat', .5, 'Bald', .15, .85), Rule('Wearing_Necktie', .5, 'Male', .05, .75), Rule('Bangs', .5, 'Young', .1, .7), Rule('Wavy_Hair', .5, 'Male', .75, .2),
          Rule('Mouth_Slightly_Open', .5, 'Smiling', .15, .85), Rule('Narrow_Eyes', .5, 'Smiling', .15, .75))
 
-# %% ../../nbs/10_data/09_faces.ipynb #eca18b20
+# %% ../../nbs/10_data/09_faces.ipynb #f86b23dc
 def chance(
     name,           # an attribute
     correlation=0., # c in [0,1]
@@ -150,7 +150,22 @@ def draw_attributes(
     for name in fixed: y = edit(y, name, fixed[name])
     return y[:, :len(ATTRIBUTES)]
 
-# %% ../../nbs/10_data/09_faces.ipynb #fc36dae5
+# %% ../../nbs/10_data/09_faces.ipynb #bc7d1e63
+def check_fixed(
+    space, # Grid
+    n,     # number of rows to be drawn
+    fixed, # {factor name: index, or indices (n,)}
+    device,
+):
+    "`fixed` as {name: int64 tensor of 1 or n indices}; raises ValueError for an unknown name, a wrong number of indices, or one out of range"
+    fixed = {name: check_ints([v] if np.ndim(v) == 0 else v, f'fixed[{name!r}]').to(device) for name, v in fixed.items()}
+    for name, v in fixed.items():
+        last = space.sizes[space.column(name)] - 1
+        if len(v) not in (1, n): raise ValueError(f"fixed[{name!r}]: got {len(v)} indices, expected one, or {n}")
+        if v.min() < 0 or v.max() > last: raise ValueError(f"fixed[{name!r}]: got indices in [{v.min()}, {v.max()}], expected 0..{last}")
+    return fixed
+
+# %% ../../nbs/10_data/09_faces.ipynb #6c86820b
 class FaceSpace(Grid):
     "The factors of `n` sampled faces: 27 attributes of two values and 57 features of `levels` values"
     def __init__(self,
@@ -184,11 +199,7 @@ class FaceSpace(Grid):
     ):
         "New faces (n,84), settled; raises ValueError for an unknown name, an index out of range, or fixed attributes that exclude each other"
         if not isinstance(n, (int, np.integer)) or n < 1: raise ValueError(f"n: got {n!r}, expected an integer >= 1")
-        fixed = {name: check_ints([v] if np.ndim(v) == 0 else v, f'fixed[{name!r}]').to(generator.device) for name, v in (fixed or {}).items()}
-        for name, v in fixed.items():
-            last = self.sizes[self.column(name)] - 1
-            if len(v) not in (1, n): raise ValueError(f"fixed[{name!r}]: got {len(v)} indices, expected one, or {n}")
-            if v.min() < 0 or v.max() > last: raise ValueError(f"fixed[{name!r}]: got indices in [{v.min()}, {v.max()}], expected 0..{last}")
+        fixed = check_fixed(self, n, fixed or {}, generator.device)
         u = torch.rand(n, len(RULES) + len(FEATURES), generator=generator, device=generator.device)
         a = draw_attributes(u[:, :len(RULES)], self.correlation, {k: v for k, v in fixed.items() if k in ATTRIBUTES})
         y = torch.cat([a, (u[:, len(RULES):] * self.levels).long().clamp(max=self.levels - 1)], 1)
@@ -197,7 +208,7 @@ class FaceSpace(Grid):
             elif (y[:, COLUMN[name]] != v).any(): raise ValueError(f"fixed[{name!r}]: got {v.unique().tolist()} beside an attribute that it excludes, among {list(fixed)}; expected no contradiction")
         return y
 
-# %% ../../nbs/10_data/09_faces.ipynb #a4bf8e99
+# %% ../../nbs/10_data/09_faces.ipynb #fa91b3ae
 class Faces(FactorDataset):
     "Sampled faces, drawn on demand; uint8 (N,3,size,size)"
     def __init__(self,

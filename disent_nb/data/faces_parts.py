@@ -8,14 +8,14 @@ __all__ = ['ATTRIBUTES', 'VISIBLE', 'Feature', 'FEATURES', 'NAMES', 'COLUMN', 'P
            'wrinkles', 'beard_colour', 'beard', 'mustache', 'hair_colour', 'waved', 'hair_mass', 'under_hat', 'strands',
            'back_hair', 'hair', 'bangs', 'shine', 'glasses', 'hat', 'hat_shadow', 'earrings', 'tie']
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #1e6a99f4
+# %% ../../nbs/10_data/06_faces_parts.ipynb #b7b7bbfc
 from collections import namedtuple
 
 import torch
 
 from .faces_draw import Part, blend, both, box, circle, either, ellipse, lighten, ramp, rgb, round_both, shade, soft, superellipse, tint
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #c4eff7b8
+# %% ../../nbs/10_data/06_faces_parts.ipynb #10ac6ad7
 ATTRIBUTES = tuple('Arched_Eyebrows Bald Bangs Big_Nose Black_Hair Blond_Hair Brown_Hair Bushy_Eyebrows Eyeglasses Goatee Gray_Hair Male Mouth_Slightly_Open Mustache Narrow_Eyes '
                    'No_Beard Oval_Face Pale_Skin Pointy_Nose Rosy_Cheeks Smiling Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necktie Young'.split())
 VISIBLE = {  # pairs (attribute, value), one of which a face must have: features that are visible then
@@ -34,15 +34,21 @@ FEATURES = {n.lstrip('~'): Feature(-1. if n[0] == '~' else 0., 1., needs) for ne
 NAMES = (*ATTRIBUTES, *FEATURES)
 COLUMN = {n: k for k, n in enumerate(NAMES)}
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #c8eb0f72
+# %% ../../nbs/10_data/06_faces_parts.ipynb #84088a38
 def skin(f):
     "Colour of the skin: pale, or on the ramp of tones"
     tone = ramp(f.skin_tone, (238, 194, 156), (228, 174, 132), (204, 144, 102), (166, 110, 74), (124, 80, 54))
     return blend(tone, ramp(f.pale_warmth, (248, 228, 226), (252, 237, 220)), f.Pale_Skin[:, None])
 
 
-def half_width(f): return 14.4 + 1.3 * f.face_width
-def lit_side(f): return torch.sign(f.light_angle + 1e-6)    # -1 or 1: light comes from the right where negative x is dark
+def half_width(f):
+    "Half width of the face, units"
+    return 14.4 + 1.3 * f.face_width
+
+
+def lit_side(f):
+    "-1 or 1: the shadow side of the face is where this and x have the same sign"
+    return torch.sign(f.light_angle + 1e-6)
 
 
 def outline(f, down=0., longer=0.):
@@ -65,7 +71,7 @@ def head(f):
     yield a * .4 * soft(-d - 1.2, 1.6), shade(s)
     yield a * .3 * k * soft(ellipse(x.abs() - 7.8, y - 5, 3., 2.), 2.), lighten(s, .55)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #d7da4866
+# %% ../../nbs/10_data/06_faces_parts.ipynb #d3e6f428
 def ears(f):
     "Both ears; they lie behind the head and move against its turn"
     s, (x, y), r = skin(f), f.at(-.35), 1 + .16 * f.ear_size
@@ -98,8 +104,10 @@ def background(f):
     yield .4 * soft(circle(f.X + 12 * f.light_angle, f.Y + 8, 24), 22), lighten(c, .8)
     yield flat + .35 * soft(16 - f.Y, 24), c * .62
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #c4713771
-def eye_place(f): return 6.5 + .6 * f.eye_distance
+# %% ../../nbs/10_data/06_faces_parts.ipynb #c831e35d
+def eye_place(f):
+    "Distance of the eyes from the middle, units"
+    return 6.5 + .6 * f.eye_distance
 
 
 def eyes(f):
@@ -130,7 +138,7 @@ def brows(f):
     t = (.5 + f.Bushy_Eyebrows * (.95 + .4 * f.brow_bush)) * (1.1 - .4 * ex)
     yield .95 * f.cover(both(bow.abs() - t, (ex.abs() - 1) * 3)), ramp(f.brow_shade, (22, 16, 18), (66, 40, 28))
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #97c67c10
+# %% ../../nbs/10_data/06_faces_parts.ipynb #59d5aa1d
 def nose(f):
     "Nose: side plane, ridge, underside, nostrils, light on the tip"
     s, (x, y), L = skin(f), f.at(1.3), 6.9 + .6 * f.nose_length
@@ -170,7 +178,7 @@ def mouth(f):
     yield .85 * (1 - is_open) * f.cover(both(q.abs() - .15 - .25 * t, ends - .4 * f.Smiling)), shade(shade(c), .8)
     yield .6 * f.Smiling * f.cover(both((ends - .9 + .12 * (q + .3)**2).abs() - .35, q.abs() - 1.3)), shade(s, 1.2)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #26da280d
+# %% ../../nbs/10_data/06_faces_parts.ipynb #110406dd
 def blush(f):
     "Rosy cheeks"
     x, y = f.at(.75)
@@ -187,7 +195,9 @@ def wrinkles(f):
     yield .8 * k * f.cover(both(lines, x.abs() - 6)), s
 
 
-def beard_colour(f): return ramp(f.beard_shade, (164, 72, 30), (74, 38, 26), (30, 25, 30), (122, 122, 130), (216, 216, 222))
+def beard_colour(f):
+    "Colour of beard and mustache"
+    return ramp(f.beard_shade, (164, 72, 30), (74, 38, 26), (30, 25, 30), (122, 122, 130), (216, 216, 222))
 
 
 def beard(f):
@@ -214,7 +224,7 @@ def mustache(f):
     yield a, c
     yield a * .4 * soft((y - mid + .4).abs() - .1, .7), lighten(c, .35)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #532969ae
+# %% ../../nbs/10_data/06_faces_parts.ipynb #9bd49855
 def hair_colour(f):
     "Red, unless one of the four colours is on"
     c = ramp(f.hair_shade, (150, 54, 22), (204, 92, 40))
@@ -236,8 +246,14 @@ def hair_mass(f, x, y, less=0.):
     return round_both(ellipse(x / flare, (y + 3).clamp(max=0), w, 19.6 + 3 * f.hair_volume - less), y + 1.5 - 27 * f.hair_length - less, 3.)
 
 
-def under_hat(f, d): return both(d, -11.3 - f.at(.15)[1] - 99 * (1 - f.Wearing_Hat))      # -99: no cut without a hat
-def strands(x, y): return .5 + .5 * (2.6 * x / (1 + .02 * (y + 20).clamp(min=0)) + .18 * y).sin()
+def under_hat(f, d):
+    "The distance `d`, cut above the band of a hat if there is one"
+    return both(d, -11.3 - f.at(.15)[1] - 99 * (1 - f.Wearing_Hat))
+
+
+def strands(x, y):
+    "Light and dark strands, 0 to 1"
+    return .5 + .5 * (2.6 * x / (1 + .02 * (y + 20).clamp(min=0)) + .18 * y).sin()
 
 
 def back_hair(f):
@@ -247,7 +263,7 @@ def back_hair(f):
     yield a, shade(c, .6)
     yield a * .3 * strands(x, y), shade(c, 1.3)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #587b955c
+# %% ../../nbs/10_data/06_faces_parts.ipynb #ef2311c9
 def hair(f):
     "The hair before the head, with an opening for the face"
     c, (x, y), (hx, hy), part = hair_colour(f), waved(f, .12), f.at(.35), 6 * f.hair_part
@@ -282,7 +298,7 @@ def shine(f):
     x, y = f.at(.3)
     yield (.3 + .5 * f.bald_shine) * soft(ellipse(x + 6 * f.light_angle, y + 14, 4.2, 1.8), 1.6), rgb(255, 252, 244)
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #f6587224
+# %% ../../nbs/10_data/06_faces_parts.ipynb #a762ebdd
 def glasses(f):
     "Glasses with lenses, a bridge, temples to the ears, and their shadow"
     c, (x, y), big, place = tint(f.glasses_hue, .75, .1 + .34 * f.glasses_lightness), f.at(.95, 0, -.2), 1 + .22 * f.glasses_size, eye_place(f) + .35
@@ -321,7 +337,7 @@ def hat_shadow(f):
     (x, y), wide = f.at(.15), ((f.hat_brim - .3) / .7).clamp(min=0)
     yield .5 * f.cover(outline(f)) * soft(ellipse(x, y + 10.6, half_width(f) + 4 + 7 * wide, 2.8 + 1.8 * wide), 1.5), shade(skin(f))
 
-# %% ../../nbs/10_data/06_faces_parts.ipynb #9f81e99f
+# %% ../../nbs/10_data/06_faces_parts.ipynb #4f6d4af4
 def earrings(f):
     "Earrings of gold, silver or turquoise"
     c, (x, y), r = ramp(f.earring_shade, (255, 206, 60), (240, 240, 248), (70, 200, 210)), f.at(-.3), 1 + .7 * f.earring_size
