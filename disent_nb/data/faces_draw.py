@@ -6,14 +6,14 @@
 __all__ = ['SPAN', 'ORIGIN', 'Part', 'circle', 'box', 'ellipse', 'superellipse', 'both', 'either', 'round_both', 'cover', 'soft',
            'ramp', 'tint', 'blend', 'rgb', 'lighten', 'shade', 'Frame', 'window', 'lay', 'paint_chunk', 'paint']
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #cc1e37af
+# %% ../../nbs/10_data/05_faces_draw.ipynb #21bcfa00
 import math
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #831e60ae
+# %% ../../nbs/10_data/05_faces_draw.ipynb #4cc08bef
 def circle(x, y, r):
     "Distance to a circle of radius `r` (exact)"
     return (x * x + y * y).sqrt() - r
@@ -40,7 +40,7 @@ def superellipse(x, y, a, b, n):
     k = (g.log() / n).exp()
     return (k - 1) * g / k / ((un / a)**2 + (vn / b)**2).sqrt()
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #8c6d9bc0
+# %% ../../nbs/10_data/05_faces_draw.ipynb #8bd76608
 def both(d, *more):
     "Intersection: the largest of the distances"
     for e in more: d = torch.maximum(d, e)
@@ -57,7 +57,7 @@ def round_both(a, b, r):
     "Intersection with its corner rounded by about `r`"
     return torch.maximum(a, b) + (r - (a - b).abs()).clamp(min=0)**2 / (4 * r)
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #2bd9be0a
+# %% ../../nbs/10_data/05_faces_draw.ipynb #eb95888b
 def cover(d, s):
     "Share of a pixel of side `s` that lies inside, from the distance `d` of its centre"
     return (.5 - d / s).clamp(0, 1)
@@ -68,7 +68,7 @@ def soft(d, r):
     t = (.5 - d / (2 * r)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #b76b7608
+# %% ../../nbs/10_data/05_faces_draw.ipynb #2cdd9e12
 def ramp(
     t,        # position on the ramp (n,1,1), 0 to 1
     *colours, # rgb triples, 0 to 255
@@ -105,7 +105,7 @@ def shade(c, k=1.):
     "`c` in shadow of the strength `k`: darker and redder"
     return c * (1 - k * torch.tensor([.26, .40, .42], device=c.device).view(1, 3, 1, 1))
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #47d17c3d
+# %% ../../nbs/10_data/05_faces_draw.ipynb #90a6cfd4
 SPAN, ORIGIN = 57.2, (28.6, 30.6)    # side of the picture, and its origin from the left and the top, in units
 
 
@@ -132,7 +132,7 @@ class Frame:
 
     def cover(self, d): return cover(d, self.s)
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #af288b12
+# %% ../../nbs/10_data/05_faces_draw.ipynb #9b3ce63e
 Part = namedtuple('Part', 'draw box needs')   # function of a Frame; (left, right, top, bottom) in units; (name, value) that a face must have, or None
 
 
@@ -150,7 +150,7 @@ def lay(image, layers):
     "Lay the layers over `image` (n,3,h,w), in place"
     for alpha, colour in layers: image.lerp_(colour.to(image), alpha.expand(len(image), *image.shape[2:])[:, None])
 
-# %% ../../nbs/10_data/05_faces_draw.ipynb #7023efc1
+# %% ../../nbs/10_data/05_faces_draw.ipynb #b07259cc
 def paint_chunk(
     values, columns, parts, # as for `paint`
     out,                    # pictures uint8 (n,3,size,size), to be filled
