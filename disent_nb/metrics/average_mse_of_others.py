@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['average_mse_of_others']
 
-# %% ../../nbs/50_metrics/13_average_mse_of_others.ipynb #67693a2e
+# %% ../../nbs/50_metrics/13_average_mse_of_others.ipynb #50b29cd1
 import numpy as np
 
 from .inputs import as_matrix
 
-# %% ../../nbs/50_metrics/13_average_mse_of_others.ipynb #5dd061ea
+# %% ../../nbs/50_metrics/13_average_mse_of_others.ipynb #e6b241c7
 def average_mse_of_others(
     scores_before, # classifier's scores of the base images, one row per edit `(M,A)`, on the scale on which the error is wanted (probabilities: [0,1])
     scores_after,  # scores of the edited images, same rows `(M,A)`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['in_use', 'concentration', 'linear_information', 'InfoMEC', 'infomec']
 
-# %% ../../nbs/50_metrics/12_infomec.ipynb #7c731259
+# %% ../../nbs/50_metrics/12_infomec.ipynb #c34e56d9
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from .inputs import check_codes
 from .linear import softmax_regression
 from .mig import check_bins, entropy, mutual_information
 
-# %% ../../nbs/50_metrics/12_infomec.ipynb #f251db13
+# %% ../../nbs/50_metrics/12_infomec.ipynb #ea63a764
 def in_use(
     codes,       # latents `(N,D)`
     share=1/20,  # of the largest range that a latent has to exceed
@@ -23,7 +23,7 @@ def in_use(
     span = codes.max(0) - codes.min(0)
     return span > share * span.max()
 
-# %% ../../nbs/50_metrics/12_infomec.ipynb #4af0f865
+# %% ../../nbs/50_metrics/12_infomec.ipynb #c9e449d8
 def concentration(
     known, # non-negative `(R,C)`
 ):
@@ -33,7 +33,7 @@ def concentration(
     ratio = np.divide(known.max(1), total, out=np.full(len(total), 1 / c), where=total > 0)
     return float(np.clip((ratio.mean() - 1 / c) / (1 - 1 / c), 0, 1))
 
-# %% ../../nbs/50_metrics/12_infomec.ipynb #4ed5cbca
+# %% ../../nbs/50_metrics/12_infomec.ipynb #2ea350f0
 def linear_information(
     codes,   # latents `(N,D)`
     classes, # classes of the factors 0..V-1 `(N,K)`
@@ -47,7 +47,7 @@ def linear_information(
     p = [softmax_regression(x, v, x, v.max() + 1, l2=1e-3)[rows, v] for v in classes.T]
     return np.clip(1 - np.array([-np.log(np.maximum(q, 1e-12)).mean() for q in p]) / h, 0, 1)
 
-# %% ../../nbs/50_metrics/12_infomec.ipynb #91e00428
+# %% ../../nbs/50_metrics/12_infomec.ipynb #6ec3f12f
 @dataclass(frozen=True, eq=False)
 class InfoMEC:
     "What `infomec` found"
