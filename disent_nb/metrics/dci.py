@@ -6,7 +6,7 @@
 __all__ = ['TREES', 'CLASSIFIERS', 'REGRESSORS', 'sharpness', 'check_subset', 'kept_latents', 'dci_scores', 'rank_codes',
            'leaf_values', 'boosted_trees', 'fit_factor', 'prepare', 'DCI', 'dci']
 
-# %% ../../nbs/50_metrics/05_dci.ipynb #eb871d64
+# %% ../../nbs/50_metrics/05_dci.ipynb #365eab78
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from sklearn.linear_model import Lasso
 from ..core import nearest
 from .inputs import as_matrix, check_split
 
-# %% ../../nbs/50_metrics/05_dci.ipynb #57b1d775
+# %% ../../nbs/50_metrics/05_dci.ipynb #32aa8dbb
 def sharpness(
     weights, # non-negative `(R,C)`
 ):
@@ -30,7 +30,7 @@ def sharpness(
     mixed = entr(shares).sum(1) / math.log(max(2, weights.shape[1]))
     return np.clip(1 - mixed, 0, 1) * (total[:, 0] > 0)
 
-# %% ../../nbs/50_metrics/05_dci.ipynb #63b557e0
+# %% ../../nbs/50_metrics/05_dci.ipynb #02b6fc7e
 def check_subset(
     subset, # columns of the chosen factors, or None for all
     k,      # number of factors K
@@ -63,7 +63,7 @@ def dci_scores(
     if not r.sum() > 0: return 0., 0.
     return float(sharpness(r) @ r.sum(1) / r.sum()), float(sharpness(r.T) @ r.sum(0) / r.sum())
 
-# %% ../../nbs/50_metrics/05_dci.ipynb #514ae416
+# %% ../../nbs/50_metrics/05_dci.ipynb #ba6eaf9a
 def rank_codes(
     codes,      # training part `(N,D)`
     codes_test, # test part `(M,D)`
@@ -75,7 +75,7 @@ def rank_codes(
         pairs.append((ranks, np.searchsorted(values[1:] / 2 + values[:-1] / 2, z_test)))
     return tuple(np.stack(p, 1).astype(float) for p in zip(*pairs))
 
-# %% ../../nbs/50_metrics/05_dci.ipynb #5261afa1
+# %% ../../nbs/50_metrics/05_dci.ipynb #ce59f9f2
 def leaf_values(
     leaf,     # leaf 0..7 of each sample in each tree `(N,T)`
     residual, # y - p of each sample in each tree `(N,T)`
@@ -87,7 +87,7 @@ def leaf_values(
     top, bottom = (np.bincount(cells, a.ravel(), 8 * t).reshape(t, 8) for a in (residual, curvature))
     return .1 * (1 if t == 1 else (n_values - 1) / n_values) * np.divide(top, bottom, out=0 * top, where=bottom > 1e-150)
 
-# %% ../../nbs/50_metrics/05_dci.ipynb #92af0805
+# %% ../../nbs/50_metrics/05_dci.ipynb #a314e2e4
 TREES = dict(objective='none', num_leaves=8, max_depth=3, learning_rate=1., min_data_in_leaf=1, min_sum_hessian_in_leaf=0, min_data_in_bin=1,
              feature_pre_filter=False, enable_bundle=False, use_missing=False, force_col_wise=True, deterministic=True, num_threads=1, verbosity=-1)
 
@@ -118,7 +118,7 @@ def boosted_trees(
     gain = trees.feature_importance('gain') if x.any() else np.zeros(d)
     return gain / max(gain.sum(), 1e-300), labels[f[n:].argmax(1) if t > 1 else (f[n:, 0] > 0).astype(int)]
 
-# %% ../../nbs/50_metrics/05_dci.ipynb #6f3bb5d1
+# %% ../../nbs/50_metrics/05_dci.ipynb #94c218a1
 CLASSIFIERS, REGRESSORS = ('lightgbm', 'gbt'), ('gbt_regressor', 'random_forest', 'lasso')
 
 
@@ -135,7 +135,7 @@ def fit_factor(
     m = make(random_state=seed).fit(x, y)
     return abs(m.coef_ if model == 'lasso' else m.feature_importances_), m.predict(x_test)    # abs: importances may be -1e-18
 
-# %% ../../nbs/50_metrics/05_dci.ipynb #3d24ebb9
+# %% ../../nbs/50_metrics/05_dci.ipynb #34d23f44
 def prepare(model, codes, factors, codes_test, factors_test):
     "Codes of both parts as the model sees them, classes of both parts, and the standardised values of the classes, a list of `(V,)`; raises ValueError"
     if model not in CLASSIFIERS + REGRESSORS:
@@ -150,7 +150,7 @@ def prepare(model, codes, factors, codes_test, factors_test):
     scale = np.where(z.std(0) > 1e-12 * abs(z).max(0), z.std(0), np.inf)
     return (z - z.mean(0)) / scale, (z_test - z.mean(0)) / scale, v, v_test, levels
 
-# %% ../../nbs/50_metrics/05_dci.ipynb #a51b46b1
+# %% ../../nbs/50_metrics/05_dci.ipynb #ca6dc8a0
 @dataclass(frozen=True, eq=False)
 class DCI:
     "What `dci` found"
