@@ -55,16 +55,16 @@ def ball(
 
 
 def tube(
-    o, d, # rays, origins and directions `(3,R)`, not along z
+    o, d, # rays, origins and directions `(3,R)`
     r,    # radius, a number or `(R,)`
 ):
     "near and far `(R,)` of an endless tube around the z axis"
-    return between_roots(d[0]**2 + d[1]**2, o[0] * d[0] + o[1] * d[1], o[0]**2 + o[1]**2 - r * r)
+    return between_roots((d[0]**2 + d[1]**2).clamp(min=1e-20), o[0] * d[0] + o[1] * d[1], o[0]**2 + o[1]**2 - r * r)
 
 # %% ../../nbs/10_data/02_raycast.ipynb #009b306d
 def slabs(o, d, half):
     "Times of entering and of leaving the three slabs |p_k| < half_k, each `(3,R)`"
-    inverse = 1 / d
+    inverse = 1 / torch.where(d == 0, 1e-12, d)                # a ray along a slab is in it always or never
     middle, width = o * inverse, half * inverse.abs()
     return -middle - width, width - middle
 
