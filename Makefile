@@ -45,6 +45,7 @@ readme: .venv/.dev ## make README.md from nbs/index.ipynb
 
 bench: .venv/.runs ## speed and memory, as ratios measured side by side
 	$(BIN)/python tests/bench/train.py
+	$(BIN)/python tests/bench/data.py
 
 .PHONY: help demo test lab notebooks export readme bench
 .DEFAULT_GOAL := help

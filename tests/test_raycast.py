@@ -136,7 +136,7 @@ def test_edges_are_all_that_needs_many_rays():
     "Against sixteen rays through every pixel"
     A = layers(scenes(heights), 4, 3, camera)
     g, u, v, pixel = edge_rays(torch.ones(4, 64, 64, dtype=bool), 4)
-    material, light = look(scenes(heights), camera, g, u, v)
+    material, light = look(scenes(heights), g, camera.rays(u, v))
     full = torch.zeros(4, 3, 3, 4096).view(-1)
     for c in range(3): full.index_add_(0, ((g * 3 + c) * 3 + material) * 4096 + pixel, light[c] / 16)
     off = (A - full.view_as(A)).abs()

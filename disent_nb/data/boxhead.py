@@ -57,18 +57,19 @@ def look_at(
     "Layers `(G,3,8,4096)` of light on the `MATERIALS` in these views"
     angle, sizes = views.T
     cos, sin = angle.cos(), angle.sin()
-    lights, eye = face_lights(cos, sin), turn(column(*CAMERA.eye, like=views), cos, sin)
-    centre, half = (column(*c, like=views) for c in ROOM)
+    eye, (centre, half) = turn(column(*CAMERA.eye, like=views), cos, sin), (column(*c, like=views) for c in ROOM)
+    from_room, from_head = eye - centre, eye - column(0, 0, 1., like=views) * sizes            # where the camera stands, seen from them
+    lights = torch.cat([face_lights(cos, sin), eye.new_ones(3, 1)], 1)                         # the last one is the light of the sky
 
     def scene(g, d):
-        o, d, size = eye.index_select(1, g), turn(d, cos[g], sin[g]), sizes[g]
-        t, axis = room(o - centre, d, half)
+        d, size = turn(d, cos[g], sin[g]), sizes[g]
+        t, axis = room(from_room.index_select(1, g), d, half)
         material = torch.where(axis == 2, (d[2] < 0).long(), 2)
-        near, far = ball(o - column(0, 0, 1., like=o) * size, d, math.sqrt(3) * size)
+        near, far = ball(from_head.index_select(1, g), d, math.sqrt(3) * size)
         i = (near < far).nonzero()[:, 0]
-        axis[i], material[i] = head_and_eyes(o[:, i], d[:, i], size[i], t[i], axis[i], material[i])
+        axis[i], material[i] = head_and_eyes(eye.index_select(1, g[i]), d.index_select(1, i), size[i], t[i], axis[i], material[i])
         face = 6 * g + 2 * axis + (d.gather(0, axis[None])[0] > 0)
-        return material, torch.where(material == 0, 1., lights.index_select(1, face))
+        return material, lights.index_select(1, face.masked_fill(material == 0, 6 * len(views)))
 
     return layers(scene, len(views), len(MATERIALS), CAMERA, device=views.device)
 

@@ -184,10 +184,10 @@ def corners(x):
     return x[..., :-1, :-1], x[..., :-1, 1:], x[..., 1:, :-1], x[..., 1:, 1:]
 
 
-def look(scene, camera, g, u, v):
-    "Material `(R,)` and light `(C,R)`, in steps of 1/512, at the points `u`, `v` of the pictures of the scenes `g`"
-    material, light = scene(g, camera.rays(u, v))
-    return material, (light * 512).round() / 512
+def look(scene, g, d):
+    "Material `(R,)` and light `(C,R)`, in steps of 1/512, where rays along `d` `(3,R)` end in the scenes `g` `(R,)`"
+    material, light = scene(g, d)
+    return material, (light * 512).round_().div_(512)
 
 
 def edge_rays(mixed, k):
@@ -210,13 +210,14 @@ def layers(
     "Light `(G,C,M,S*S)` that each pixel gets from each material"
     at, count = torch.arange(size + 1, device=device) / size, (size + 1)**2
     g = torch.arange(n, device=device).repeat_interleave(count)
-    material, light = look(scene, camera, g, at.repeat(n * (size + 1)), at.repeat_interleave(size + 1).repeat(n))
-    (m, *others), (a, *lights) = (corners(x.unflatten(-1, (n, size + 1, size + 1))) for x in (material, light))
-    mixed = functools.reduce(torch.logical_or, [m != o for o in others] + [((a - b).abs() > 1 / 32).any(0) for b in lights])
-    mean = ((a + sum(lights)) / 4 * ~mixed).flatten(2).transpose(0, 1)[:, :, None]
+    material, light = look(scene, g, camera.rays(at.repeat(size + 1), at.repeat_interleave(size + 1)).repeat(1, n))
+    grids = [x.unflatten(-1, (n, size + 1, size + 1)) for x in (material, light.mean(0), light)]
+    (m, *others), (grey, *greys), lights = map(corners, grids)
+    mixed = functools.reduce(torch.logical_or, [m != o for o in others] + [(grey - b).abs() > 1 / 16 for b in greys])
+    mean = (sum(lights) * (.25 * ~mixed)).flatten(2).transpose(0, 1)[:, :, None]
     out = mean.new_zeros(n, len(light), materials, size * size).scatter_(2, m.reshape(n, 1, 1, -1).expand_as(mean), mean)
     g, u, v, pixel = edge_rays(mixed, k)
-    material, light = look(scene, camera, g, u, v)
+    material, light = look(scene, g, camera.rays(u, v))
     for c, l in enumerate(light):
         out.view(-1).index_add_(0, ((g * len(light) + c) * materials + material) * size * size + pixel, l / k**2)
     return out

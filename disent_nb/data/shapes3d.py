@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CAMERA', 'WALL', 'HEIGHT', 'SIZES', 'RISE', 'MATERIALS', 'LAMP', 'AIM', 'FADE', 'LAMP_OF_SOLIDS', 'WEIGHTS', 'GLOSS',
-           'meet', 'solid_normal', 'towards', 'lamp_light', 'scene_of', 'look_at', 'colours', 'render', 'Shapes3D']
+           'REACH', 'meet', 'solid_normal', 'towards', 'lamp_on_room', 'first_hits', 'scene_of', 'look_at', 'colours',
+           'render', 'Shapes3D']
 
 # %% ../../nbs/10_data/04_shapes3d.ipynb #055ad1ad
 import math
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .factors import FactorDataset, FactorSpace
-from .raycast import (Camera, box, capsule, capsule_normal, compose, cylinder, cylinder_normal, dot, face_normal, hue, kept_layers, layers, paint, room,
+from .raycast import (Camera, ball, box, capsule, capsule_normal, compose, cylinder, cylinder_normal, dot, face_normal, hue, kept_layers, layers, paint, room,
                                     sphere, turn)
 
 # %% ../../nbs/10_data/04_shapes3d.ipynb #1ed2acee
@@ -44,34 +45,55 @@ WEIGHTS = torch.tensor([[1., 0, 0], [.335, .099, .917], [.366, .601, .370], [.37
 GLOSS = .105
 
 
-def towards(lamp, p): return F.normalize(torch.tensor(lamp, device=p.device)[:, None] - p, dim=0)
+def towards(lamp, p):
+    "Unit vectors `(3,R)` from points `p` to the `lamp`"
+    v = torch.tensor(lamp, device=p.device)[:, None] - p
+    return v * dot(v, v).rsqrt()
 
 
-def lamp_light(p, n, l, hit):
-    "Light of the lamp on points `p` with normals `n`, `l` towards the lamp, of solids where `hit`, else of the room; before shadows"
-    axis = towards(LAMP, torch.tensor(AIM, device=p.device)[:, None])
-    return torch.where(hit, dot(n, towards(LAMP_OF_SOLIDS, p)).clamp(min=0), dot(n, l).clamp(min=0) * dot(l, axis).clamp(min=0)**FADE)
+def lamp_on_room(n, l):
+    "Light of the lamp on the room, before shadows, where the normal is `n` and the lamp in the direction `l` `(3,R)`"
+    axis = towards(LAMP, torch.tensor(AIM, device=l.device)[:, None])
+    return dot(n, l).clamp(min=0) * dot(l, axis).clamp(min=0)**FADE
 
 # %% ../../nbs/10_data/04_shapes3d.ipynb #ec767549
+REACH = math.sqrt(3) * .987, math.hypot(1.031, 1.053), 1.195, 1.831 # radius of a ball around the solids at scale 1
+
+
+def first_hits(kind, o, d, s):
+    "Which rays `(3,R)`, relative to the centre of the solid, meet it, and their t"
+    near, far = ball(o, d, REACH[kind] * s)
+    i = ((near < far) & (far > 0)).nonzero()[:, 0]
+    t = meet(kind, o.index_select(1, i), d.index_select(1, i), s[i])
+    return i[t.isfinite()], t[t.isfinite()]
+
+# %% ../../nbs/10_data/04_shapes3d.ipynb #9a72ca04
 def scene_of(kind, angle, scale):
     "The scene of `layers` for views with this `kind` of solid, angles in radians and scales `(G,)`"
     eye, ahead = (turn(v[:, None].to(angle), angle.cos(), angle.sin()) for v in (torch.tensor(CAMERA.eye), CAMERA.basis()[:, 2]))
     half = torch.tensor([[WALL], [WALL], [HEIGHT / 2]], device=angle.device)
-    up, weights = torch.tensor([[0.], [0.], [1.]], device=angle.device), WEIGHTS.to(angle.device)
+    up, weights = torch.tensor([[0.], [0.], [1.]], device=angle.device), WEIGHTS.T.to(angle.device)
+
+    def light(material, n, lamp, g):
+        ambient, camera, k = weights.index_select(1, material)
+        return ambient + camera * -dot(n, ahead.index_select(1, g)).clamp(max=0) + k * lamp
 
     def scene(g, d):
         s, o, d = scale[g], eye.index_select(1, g), turn(d, angle.cos()[g], angle.sin()[g])
         centre = RISE[kind] * s * up
-        (t, axis), t_solid = room(o - HEIGHT / 2 * up, d, half), meet(kind, o - centre, d, s)
-        hit = t_solid < t
-        p = o + torch.minimum(t, t_solid) * d
-        n = torch.where(hit, solid_normal(kind, p - centre, s), face_normal(d, axis))
+        t, axis = room(o - HEIGHT / 2 * up, d, half)
+        p, n, material = o + t * d, face_normal(d, axis), torch.where(axis == 2, (d[2] < 0).long(), 2)
         l = towards(LAMP, p)
-        lit = hit | ~meet(kind, p + 1e-3 * n - centre, l, s).isfinite()                 # a convex solid casts no shadow on itself
-        lamp = lamp_light(p, n, l, hit) * lit
-        material = torch.where(hit, 3 + (lamp > 0).long(), torch.where(axis == 2, (d[2] < 0).long(), 2))
-        ambient, camera, k = weights[material].T
-        return material, (ambient + camera * -dot(n, ahead.index_select(1, g)).clamp(max=0) + k * lamp)[None]
+        lamp = lamp_on_room(n, l)
+        lamp[first_hits(kind, p + 1e-3 * n - centre, l, s)[0]] = 0
+        shine = light(material, n, lamp, g)
+        i, t = first_hits(kind, o - centre, d, s)
+        p = (o - centre).index_select(1, i) + t * d.index_select(1, i)
+        n = solid_normal(kind, p, s[i])
+        lamp = dot(n, towards(LAMP_OF_SOLIDS, p + centre.index_select(1, i))).clamp(min=0)
+        material[i] = 3 + (lamp > 0).long()
+        shine[i] = light(material[i], n, lamp, g[i])
+        return material, shine[None]
 
     return scene
 
