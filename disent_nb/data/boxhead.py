@@ -29,7 +29,9 @@ SKY = (65 / 255, 105 / 255, 225 / 255)
 MATERIALS = ('sky', 'floor', 'wall', 'box', 'eye_top_left', 'eye_top_right', 'eye_bottom_left', 'eye_bottom_right')
 
 
-def column(*numbers, like): return torch.tensor(numbers, device=like.device)[:, None]
+def column(*numbers, like):
+    "A vector as a column, on the device of `like`"
+    return torch.tensor(numbers, device=like.device)[:, None]
 
 
 def face_lights(cos, sin):
@@ -129,7 +131,7 @@ def boxhead_space(
     azimuth = np.linspace(-math.pi / 6, math.pi / 6, azimuths) if azimuths > 1 else [0.]
     return Grid(names, values=(azimuth, wheel, wheel, wheel, np.linspace(1, 1.25, sizes), hues, hues, hues, hues, hidden))
 
-
+# %% ../../nbs/10_data/03_boxhead.ipynb #d97e3a75
 class BoxheadSimple(SampledDataset):
     "boxheadsimple: eyes are the hidden hue plus normal noise of 0.1, mod 1 (Chen et al. 2021)"
     space, shape, noise = boxhead_space(70, np.arange(8) / 7), (3, 64, 64), .1
@@ -158,7 +160,7 @@ class BoxheadSimple(SampledDataset):
 
     def images(self, index): return render(self.drawn(index)) if self.options['continuous'] else super().images(index)
 
-
+# %% ../../nbs/10_data/03_boxhead.ipynb #b3471f22
 class BoxheadSimple2(BoxheadSimple):
     "boxheadsimple2: eyes are the hidden hue plus normal noise of 0.2, mod 1 (Chen et al. 2021)"
     space, noise = boxhead_space(35, np.arange(8) / 7), .2

@@ -41,7 +41,9 @@ def check_index(
     return i
 
 # %% ../../nbs/10_data/00_factors.ipynb #66b43bda
-def radix(sizes, like): return [torch.tensor(v, device=like.device) for v in ([math.prod(sizes[k + 1:]) for k in range(len(sizes))], sizes)]
+def radix(sizes, like):
+    "Steps and sizes of the digits of a number whose last digit is the fastest, on the device of `like`"
+    return [torch.tensor(v, device=like.device) for v in ([math.prod(sizes[k + 1:]) for k in range(len(sizes))], sizes)]
 
 
 def to_index(

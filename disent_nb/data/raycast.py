@@ -36,7 +36,9 @@ class Camera:
         return right * ((2 * u - 1) * half) + up * ((1 - 2 * v) * half) + ahead
 
 # %% ../../nbs/10_data/02_raycast.ipynb #8a489825
-def dot(a, b): return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+def dot(a, b):
+    "a b `(R,)` of vectors `(3,R)`"
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def between_roots(a, b, c):
@@ -232,8 +234,10 @@ def compose(
     size, colours = math.isqrt(layers.shape[-1]), (colours * 512).round() / 512
     out = torch.empty(len(which), 3, size * size, dtype=torch.uint8, device=layers.device)
     counts = torch.bincount(which, minlength=len(layers)).tolist()
-    for view, rows in zip(layers, which.argsort().split(counts)):
-        if len(rows): out[rows] = (colours[rows].transpose(0, 1) @ view).transpose(0, 1).mul_(255).add_(.5).clamp_(0, 255).byte()
+    for view, rows in zip(layers.expand(-1, 3, -1, -1), which.argsort().split(counts)):
+        for some in rows.split(2) if len(rows) else ():
+            x = torch.stack([colours[some, c] @ light for c, light in enumerate(view)], 1)
+            out[some] = x.mul_(255).add_(.5).clamp_(max=255).byte()
     return out.unflatten(2, (size, size))
 
 

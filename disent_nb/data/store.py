@@ -46,7 +46,9 @@ def about(ds):
     return dict(format=FORMAT, set=repr(ds), cls=f'{type(ds).__module__}.{type(ds).__qualname__}', options=json.dumps(plain(ds.options)))
 
 
-def part_of(path): return path.with_name(f'.{path.name}.part') # the journal of a file
+def part_of(path):
+    "The journal of a file"
+    return path.with_name(f'.{path.name}.part')
 
 
 def chunk_data(ds, c):
