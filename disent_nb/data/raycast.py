@@ -237,7 +237,7 @@ def compose(
     for view, rows in zip(layers.expand(-1, 3, -1, -1), which.argsort().split(counts)):
         for some in rows.split(2) if len(rows) else ():
             x = torch.stack([colours[some, c] @ light for c, light in enumerate(view)], 1)
-            out[some] = x.mul_(255).add_(.5).clamp_(max=255).byte()
+            out.index_copy_(0, some, x.mul_(255).add_(.5).clamp_(max=255).byte())
     return out.unflatten(2, (size, size))
 
 
