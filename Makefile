@@ -47,6 +47,7 @@ readme: .venv/.dev ## make README.md from nbs/index.ipynb
 
 bench: .venv/.runs ## speed and memory, as ratios measured side by side
 	$(BIN)/python tests/bench/train.py
+	$(BIN)/python tests/bench/data.py
 	$(BIN)/python tests/bench/metrics.py
 
 .PHONY: help demo test lab notebooks export readme bench
