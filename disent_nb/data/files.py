@@ -304,9 +304,10 @@ class FileDataset(FactorDataset):
         options = {n: p.default for n, p in inspect.signature(self.source).parameters.items() if p.default is not p.empty} | options
         sniff(path)
         path, self.opened = Path(path).resolve(), None
-        about, kind = path.stat(), ' '.join([type(self).__name__, *(f'{n}={v}' for n, v in options.items() if v is not None)])
+        kind = ' '.join([type(self).__name__, *(f'{n}={v}' for n, v in options.items() if v is not None)])
         self.cache = Path(cache or path.parent)/f"{path.name}.{re.sub('[^A-Za-z0-9=]+', '-', kind)}.h5"
-        self.stamp = dict(source=path.name, bytes=about.st_size if path.is_file() else None, time=about.st_mtime_ns, kind=kind, verified=bool(verify))
+        about = [p.stat() for p in (path.iterdir() if path.is_dir() else [path]) if p != self.cache]
+        self.stamp = dict(source=path.name, files=len(about), bytes=sum(a.st_size for a in about), time=max((a.st_mtime_ns for a in about), default=0), kind=kind, verified=bool(verify))
         if not self.fresh(): write_cache(self.cache, self.source(path, verify, **options), self.stamp, progress)
         self.load()
 
@@ -351,7 +352,9 @@ class GridFile(FileDataset):
 # %% ../../nbs/10_data/08_files.ipynb #2496c3d1
 class ListFile(FileDataset):
     "A file that holds a list of images with factors, in which combinations may be missing or repeated"
-    def arrange(self, names, tables): self.space, self.first = Grid(names, values=tables), None
+    def arrange(self, names, tables): self.space, self.first, self.row = Grid(names, values=tables), None, torch.arange(len(self.table))
+
+    def keep(self, mask): self.table, self.row = self.table[mask], self.row[mask]
 
     def __len__(self): return len(self.table)
 
@@ -363,7 +366,8 @@ class ListFile(FileDataset):
 
     def images(self, index):
         self.factors(index)
-        return self.read(check_ints(index, 'index'))
+        index = check_ints(index, 'index')
+        return self.read(self.row.to(index.device)[index])
 
     def draw(self, y):
         if self.first is None: self.first = {row.tobytes(): i for i, row in reversed(list(enumerate(self.table.numpy())))}

@@ -219,7 +219,7 @@ class Labelled:
     ):
         self.order, self.images = EpochOrder(len(ds), batch_size, seed), Images(ds, device, resident_bytes)
         self.names, self.rate = tuple(names or ds.space.names), rate
-        y = getattr(ds, 'factors', ds.space.factors)(torch.arange(len(ds)))[:, [ds.space.column(n) for n in self.names]]
+        y = (ds if hasattr(ds, 'factors') else ds.space).factors(torch.arange(len(ds)))[:, [ds.space.column(n) for n in self.names]]
         self.known = choose_labelled(y, rate, generator(seed, 0, 1))
         self.y = y.where(self.known[:, None], -1)
 
