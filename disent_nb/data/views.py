@@ -53,7 +53,11 @@ class Images:
     def __repr__(self): return f'images of shape {tuple(self.ds.shape)}' if torch.is_tensor(self.ds) else repr(self.ds)
 
 
-def as_float(x): return x.float() / 255 if x.dtype == torch.uint8 else x
+def as_float(
+    x, # images, uint8 or float
+):
+    "The images as floats in [0,1]"
+    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 # %% ../../nbs/10_data/07_views.ipynb #e88ed2a9
 class Singles:
