@@ -7,6 +7,7 @@ __all__ = ['photo', 'photos', 'read_attributes', 'read_partition', 'CelebA', 'Ar
 
 # %% ../../nbs/10_data/11_folders.ipynb #d54e81e5
 import io, json, posixpath, re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,10 @@ def photos(
         try: return photo(c.read(where[n]), size, crop)
         except BadFile: raise
         except ValueError as e: raise BadFile(images, 'corrupt', f'{n} is {e}', 'readable pictures') from e
-    return (np.stack([one(n) for n in names[i:i + 128]]) for i in range(0, len(names), 128))
+    def blocks():
+        with ThreadPoolExecutor() as pool:                              # Pillow decodes outside of the interpreter's lock
+            for i in range(0, len(names), 128): yield np.stack(list(pool.map(one, names[i:i + 128])))
+    return blocks()
 
 # %% ../../nbs/10_data/11_folders.ipynb #ff84d6e9
 def read_attributes(

@@ -58,7 +58,12 @@ class DSpritesFile(GridFile):
         check_array(path, 'imgs', shape, dtype, (64, 64))
         factors, tables = ranks(values[:, 1:])
         if not np.array_equal(factors, classes[:, 1:]): raise BadFile(path, 'corrupt', 'its classes and values do not agree', 'latents_classes that number latents_values')
-        return Source(factors, (64, 64, 1), (255 * b[..., None] for b in blocks), tables)
+        return Source(factors, (64, 64, 1), (cls.grey(b, path) for b in blocks), tables)
+
+    @staticmethod
+    def grey(b, path):
+        if b.max() > 1: raise BadFile(path, 'corrupt', f'imgs has the value {b.max()}', '0 and 1')
+        return 255 * b[..., None]
 
 # %% ../../nbs/10_data/10_official.ipynb #885d8e27
 class Shapes3DFile(GridFile):

@@ -49,7 +49,7 @@ def write_cache(
     "Store a source; raises BadFile if it has fewer or more images than factors"
     n = len(source.factors)
     with atomic_path(path) as tmp, h5py.File(tmp, 'w') as f:
-        images = f.create_dataset('images', (n, *source.shape), 'uint8', chunks=(min(n, max(1, 2**16 // math.prod(source.shape))), *source.shape), compression='lzf')
+        images = f.create_dataset('images', (n, *source.shape), 'uint8', chunks=(min(n, max(1, 2**14 // math.prod(source.shape))), *source.shape), compression='lzf')
         i, bar = 0, tqdm(total=n, desc=f'reading {stamp["source"]}', unit=' images', disable=not progress)
         with bar:
             for block in source.blocks:
@@ -71,7 +71,7 @@ def read_rows(
     "The rows as an array (n,...)"
     unique, back = np.unique(rows, return_inverse=True)
     first, last = unique[0], unique[-1] + 1
-    return (images[first:last][unique - first] if last - first <= 4 * len(unique) else images[unique])[back]
+    return (images[first:last][unique - first] if last - first <= 4 * len(unique) else np.stack([images[i] for i in unique]))[back]
 
 # %% ../../nbs/10_data/09_stored.ipynb #418a3630
 def stamp_of(
