@@ -90,6 +90,7 @@ def read_partition(
 # %% ../../nbs/10_data/11_folders.ipynb #be88ef1a
 class CelebA(ListFile):
     "CelebA (Liu et al. 2015), aligned, from a folder with the official zip or its images and the two lists; attributes are factors with the values 0 and 1; raises BadFile"
+    # unpacked images have no published sum: they are counted against the list, and each must be readable
     members = {'folder': (r'(.*/)?list_attr_celeba\.txt', r'(.*/)?list_eval_partition\.txt', r'(.*/)?img_align_celeba(\.zip)?')}
     splits = ('train', 'valid', 'test')
 
