@@ -117,6 +117,7 @@ def sniff(
     with open(path, 'rb') as f: head = f.read(2**16)
     text = head.lstrip(b'\xef\xbb\xbf \t\r\n')
     if not text: raise BadFile(path, 'empty', f'{len(head)} bytes', 'a dataset')
+    if len(head) < 8 and any(m.startswith(head) for m in (b'\x89HDF\r\n\x1a\n', b'PK\3\4', b'\x1f\x8b\x08')): raise BadFile(path, 'truncated', f'it has {len(head)} bytes', 'a dataset')
     if re.match(rb'<(!doctype html|html|head|body|script|meta|\?xml|!--)', text, re.I):
         raise BadFile(path, 'html', f'a server answered with a page, titled {title(head)!r}', 'a dataset; open the address in a browser')
     if text.startswith(b'version https://git-lfs'): raise BadFile(path, 'pointer', text.decode().split('\n')[1], 'the file itself; fetch it with git lfs pull')
