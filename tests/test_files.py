@@ -326,8 +326,10 @@ def test_a_file_cut_anywhere_is_refused_or_lacks_nothing(good, tmp_path_factory,
     else: assert torch.equal(ds.images(torch.arange(len(ds))), opened(case, good, folder).images(torch.arange(len(ds)))) and part > .9
 
 
-@pytest.mark.parametrize('case', ['sprites_npz', 'mpi', 'norb'])
+@pytest.mark.parametrize('case', ['sprites_npz', 'mpi', 'norb', 'cars'])
 @given(part=st.floats(0, 1, exclude_max=True))
+@example(part=.171875)
+@example(part=.98046875)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_changed_bit_in_an_archive_is_noticed_or_harmless(good, tmp_path_factory, case, part):
     cls, make, name, options = CASES[case]

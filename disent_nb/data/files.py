@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'ADDRESS', 'FILES', 'BadFile', 'Official', 'official_files',
            'cut_off', 'check_official', 'leaves', 'Container', 'open_array', 'rows_of', 'fetch_rest', 'download']
 
 # %% ../../nbs/10_data/08_files.ipynb #946eef74
-import gzip, hashlib, math, os, posixpath, re, stat, tarfile, zipfile, zlib
+import gzip, hashlib, math, os, posixpath, re, stat, struct, tarfile, zipfile, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ def container_kind(
     if head[1:4] == b'\x4c\x3d\x1e': return 'matrix'
     return 'tar' if head[257:262] == b'ustar' else 'other'
 
-
+# %% ../../nbs/10_data/08_files.ipynb #ca710e49
 def sniff(
     path, # file or folder
 ):
@@ -130,7 +130,7 @@ def cut_off(path):
     "Turn what the readers of archives raise on incomplete or damaged data into BadFile"
     try: yield
     except EOFError as e: raise BadFile(path, 'truncated', 'it ends in the middle', 'a complete file') from e
-    except (zipfile.BadZipFile, tarfile.ReadError, zlib.error, gzip.BadGzipFile, OSError) as e:
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, OSError, RuntimeError, UnicodeDecodeError) as e:
         cut = any(w in str(e) for w in ('not a zip file', 'truncated', 'unexpected end', 'end-of-stream'))
         raise BadFile(path, 'truncated' if cut else 'corrupt', str(e), 'a complete file') from e
 
@@ -200,7 +200,7 @@ class Container:
         "A member as a file object; raises BadFile if there is none"
         if name not in self.names: raise BadFile(self.path, 'missing member', f'there is no {name}', f'it among the {len(self.names)} members')
         if self.kind == 'folder': return open(self.names[name], 'rb')
-        return self.handle.open(self.names[name]) if self.kind == 'zip' else self.handle.extractfile(self.names[name])
+        with cut_off(self.path): return self.handle.open(self.names[name]) if self.kind == 'zip' else self.handle.extractfile(self.names[name])
 
     def read(self, name):
         with cut_off(self.path), self.open(name) as f: return f.read()
@@ -214,7 +214,8 @@ def open_array(
     stream = container.open(name)
     try:
         with cut_off(container.path): shape, fortran, dtype = getattr(np.lib.format, f'read_array_header_{np.lib.format.read_magic(stream)[0]}_0')(stream)
-    except (ValueError, AttributeError) as e: raise e if isinstance(e, BadFile) else BadFile(container.path, 'corrupt', f'{name} has no header of an array ({e})', 'a file written by numpy') from e
+    except BadFile: raise
+    except Exception as e: raise BadFile(container.path, 'corrupt', f'{name} has no header of an array ({e})', 'a file written by numpy') from e
     if dtype.hasobject or fortran: raise BadFile(container.path, 'unsafe', f'{name} holds {dtype}{" in Fortran order" if fortran else ""}', 'plain numbers in C order')
     return stream, shape, dtype
 
@@ -228,7 +229,7 @@ def rows_of(
 ):
     "Blocks of rows of an array that is stored in C order; raises BadFile if the stream ends early or late"
     size = dtype.itemsize * math.prod(shape[1:])
-    n = n or max(1, 2**22 // size)
+    n = n or max(1, 2**22 // max(1, size))
     for i in range(0, shape[0], n):
         want = min(n, shape[0] - i)
         with cut_off(path): data = stream.read(want * size)

@@ -129,7 +129,8 @@ class Cars3DFile(GridFile):
         "The 96 images of a car (96,128,128,3), azimuth fastest"
         from scipy.io import loadmat
         try: im = loadmat(io.BytesIO(c.read(f'data/cars/{car}.mat')), variable_names=['im'])['im']
-        except (KeyError, ValueError, TypeError, NotImplementedError) as e: raise BadFile(c.path, 'corrupt', f'{car}.mat cannot be read ({e})', "a MATLAB file with 'im'") from e
+        except BadFile: raise
+        except Exception as e: raise BadFile(c.path, 'corrupt', f'{car}.mat cannot be read ({e})', "a MATLAB file with 'im'") from e
         if im.shape != (128, 128, 3, 24, 4) or im.dtype != np.uint8: raise BadFile(c.path, 'wrong dataset', f"'im' of {car}.mat is {im.dtype} {im.shape}", 'uint8 (128, 128, 3, 24, 4)')
         return im.transpose(4, 3, 0, 1, 2).reshape(96, 128, 128, 3)
 
