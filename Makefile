@@ -49,6 +49,7 @@ bench: .venv/.runs ## speed and memory, as ratios measured side by side
 	$(BIN)/python tests/bench/train.py
 	$(BIN)/python tests/bench/data.py
 	$(BIN)/python tests/bench/metrics.py
+	$(BIN)/python tests/bench/dci.py
 
 .PHONY: help demo test lab notebooks export readme bench
 .DEFAULT_GOAL := help

@@ -20,7 +20,7 @@ import torch
 class Batch:
     "What a method sees at one step"
     xs: tuple                 # views, each `(B,C,H,W)` float in [0,1]
-    y: object = None          # factor indices or labels `(B,K)`, or None
+    y: object = None          # what the method is told, see data.views: labels `(B,L)` int64, -1 where unknown; or a mask `(B,K)` bool of the factors that differ; or None
     n_data: int | None = None # number of samples in the set the batch comes from
 
     @property

@@ -164,6 +164,11 @@ class FactorDataset(Dataset):
     def factors(self, index): return self.space.factors(index)
     def drawn(self, index): return self.values(self.factors(index)) # factor values of the images, float32 (N,K)
     def values(self, y): return self.space.values(y)
+
+    def sample(self, n, generator):
+        "Factor indices (n,K) of images drawn at random from the set, on the device of the generator"
+        return self.factors(torch.randint(len(self), (n,), generator=generator, device=generator.device))
+
     def __len__(self): return len(self.space)
 
     def __getitem__(self, i):

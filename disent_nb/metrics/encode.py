@@ -11,6 +11,7 @@ import time
 import numpy as np
 import torch
 
+from ..data.factors import FactorDataset
 from .inputs import as_matrix
 
 # %% ../../nbs/50_metrics/00_encode.ipynb #7e089923
@@ -29,36 +30,46 @@ def check_represent(
 
 # %% ../../nbs/50_metrics/00_encode.ipynb #5e0910e3
 class Encoder:
-    "Codes of images of a dataset with factors; `represent` sees each distinct image once. A dataset needs `space.index(y)` and `images(index)`"
+    "Codes of images of a dataset with factors; `represent` sees each distinct image once, or once in a call if the space cannot number its images"
     def __init__(self,
         represent, # function images float `(N,C,H,W)` in [0,1] -> codes `(N,D)`, or a pair of means and log-variances
-        dataset,   # `FactorDataset`, or anything with `space.index`, `space.sample` and `images`
+        dataset,   # `FactorDataset`
         batch=512, # images encoded at once
     ):
         if not callable(represent): raise ValueError(f"represent: got {type(represent).__name__}, expected a function images -> codes")
-        if not hasattr(getattr(dataset, 'space', None), 'sample'): raise ValueError(f"dataset: got {type(dataset).__name__}, expected a dataset whose `space` can be sampled")
+        if not isinstance(dataset, FactorDataset): raise ValueError(f"dataset: got {type(dataset).__name__}, expected a FactorDataset")
         self.represent, self.dataset, self.batch, self.pair = represent, dataset, batch, False
-        self.numbers, self.known, self.seconds = np.empty(0, np.int64), None, 0.   # seconds spent in drawing and encoding
+        self.numbers, self.known = np.empty(0, np.int64), None
+        self.n, self.seconds = 0, 0.                               # images encoded, seconds spent in drawing and encoding
 
     @torch.no_grad()
-    def add(self, new):
-        "Encode the images with the numbers `new`"
-        codes, start = [] if self.known is None else [self.known], time.perf_counter()
-        for index in torch.from_numpy(new).split(self.batch):
-            x = self.dataset.images(index)
-            out, self.pair = check_represent(self.represent(x.float() / 255 if x.dtype == torch.uint8 else x), len(index))
+    def look(self, images, rows):
+        "What `represent` says of the images that the function `images` draws for the `rows` `(n,...)` of a tensor, float32 `(n,D)` or `(n,2D)`"
+        codes, start = [], time.perf_counter()
+        for part in rows.split(self.batch):
+            x = images(part)
+            out, self.pair = check_represent(self.represent(x.float() / 255 if x.dtype == torch.uint8 else x), len(part))
             codes.append(out)
-        self.numbers = np.r_[self.numbers, new]
-        order = np.argsort(self.numbers, kind='stable')
-        self.numbers, self.known = self.numbers[order], np.concatenate(codes)[order]
-        self.seconds += time.perf_counter() - start
+        self.n, self.seconds = self.n + len(rows), self.seconds + time.perf_counter() - start
+        return np.concatenate(codes)
+
+    def numbered(self, y):
+        "The same for factor indices `y` `(n,K)`, from what is known as far as it goes"
+        numbers, back = np.unique(self.dataset.space.index(y).numpy(), return_inverse=True)
+        new = np.setdiff1d(numbers, self.numbers, assume_unique=True)
+        if len(new):
+            codes = self.look(self.dataset.images, torch.from_numpy(new))
+            self.numbers, codes = np.r_[self.numbers, new], codes if self.known is None else np.r_[self.known, codes]
+            order = np.argsort(self.numbers, kind='stable')
+            self.numbers, self.known = self.numbers[order], codes[order]
+        return self.known[np.searchsorted(self.numbers, numbers)[back]]
 
     def posterior(self, y):
         "Means and log-variances `(n,D)` of the images with factor indices `y` `(n,K)`; the latter are None if `represent` gives none"
-        numbers, back = np.unique(self.dataset.space.index(y).numpy(), return_inverse=True)
-        new = np.setdiff1d(numbers, self.numbers, assume_unique=True)
-        if len(new): self.add(new)
-        out = self.known[np.searchsorted(self.numbers, numbers)[back]]
+        if hasattr(self.dataset.space, 'index'): out = self.numbered(y)
+        else:
+            rows, back = y.unique(dim=0, return_inverse=True)
+            out = self.look(self.dataset.observe, rows)[back.numpy()]
         return np.hsplit(out, 2) if self.pair else (out, None)
 
     def __call__(self, y):
@@ -79,7 +90,8 @@ def as_encoder(
 def varying(
     dataset, # dataset with factors
 ):
-    "Names of the factors with at least two values; raises ValueError if fewer than two factors vary"
+    "Names of the factors with at least two values; raises ValueError if fewer than two factors vary, or if they cannot be held fixed"
+    if not hasattr(dataset.space, 'sample'): raise ValueError(f"dataset: got {dataset!r}, whose factors come as they were drawn, expected one in which a factor can be held fixed")
     names = [n for n, s in zip(dataset.space.names, dataset.space.sizes) if s > 1]
     if len(names) < 2: raise ValueError(f"dataset: got {dataset!r}, expected at least two factors that vary")
     return names

@@ -48,7 +48,7 @@ def draw(
 ):
     "Everything a metric may ask for, by the name of its parameter"
     space, given = encode.dataset.space, dict(represent=encode, dataset=encode.dataset)
-    y = space.sample(n_train + n_test, generator(seed))
+    y = encode.dataset.sample(n_train + n_test, generator(seed))
     mu, log_var = encode.posterior(y)
     keep = [k for k, n in enumerate(space.sizes) if n > 1]
     rows = dict(codes=mu, factors=y.numpy()[:, keep], values=space.values(y).numpy()[:, keep])
@@ -157,6 +157,6 @@ def evaluate(
             bar.set_description(f.__name__)
             rows += score_rows(f, given, options, bootstrap, metrics != 'all')
     table = pd.DataFrame(rows)
-    table.attrs = dict(dataset=repr(dataset), seed=seed, images_encoded=len(encode.numbers), seconds_encoding=encode.seconds)
+    table.attrs = dict(dataset=repr(dataset), seed=seed, images_encoded=encode.n, seconds_encoding=encode.seconds)
     if out: write_json(out, table.attrs | dict(scores=table.to_dict('records')))
     return table

@@ -1,6 +1,6 @@
 """Drawing speed and memory of every generated dataset: images per second in batches of 256 in random order, with 1 and 2 threads, and per second of one processor.
 
-The first batch, in which views or tables are made, is timed apart. Each set runs in a process of its own, for its memory; the best batch counts, as others may use the machine. Sets that take `continuous` are also drawn with continuous factors. Last: a full Boxhead set into an HDF5 file."""
+The first batch, in which views or tables are made, is timed apart. Each set runs in a process of its own, for its memory; the best batch counts, as others may use the machine. Sets that take `continuous` or `size` are also drawn with continuous factors or at 128x128. Last: a full Boxhead set into an HDF5 file."""
 import inspect, json, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from disent_nb.data.factors import FactorDataset
 
 
 def generated():
-    "(import path, options) of every dataset that needs no file: a class with a space whose arguments all have defaults"
+    "(import path, options) of every dataset that needs no file: a class that draws, and whose arguments all have defaults"
     def accept(o):
-        return inspect.isclass(o) and issubclass(o, FactorDataset) and o.space is not None and all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        return inspect.isclass(o) and issubclass(o, FactorDataset) and o.draw is not FactorDataset.draw and all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
                                                                                                   for p in inspect.signature(o).parameters.values())
     for path, cls in discover('disent_nb.data', accept).items():
         yield path, {}
-        if 'continuous' in inspect.signature(cls).parameters: yield path, dict(continuous=True)
+        for name, value in dict(continuous=True, size=128).items():
+            if name in inspect.signature(cls).parameters: yield path, {name: value}
 
 
 def memory(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -65,7 +66,7 @@ def main():
     print(f'{"drawing, batches of 256":<34}{"first batch":>12}{"1 thread":>11}{"2 threads":>11}{"per cpu-s":>11}{"MB":>6}')
     for path, options in generated():
         row = alone(path, json.dumps(options))
-        name = path.rpartition('.')[2] + (' continuous' if options else '')
+        name = path.rpartition('.')[2] + (''.join(f' {k}' if v is True else f' {v}' for k, v in options.items()))
         print(f"{name:<34}{row['first']:>10.1f} s{row['one']:>9.0f}/s{row['two']:>9.0f}/s{row['processor']:>9.0f}/s{row['mb']:>6}", flush=True)
     row = alone('full')
     print(f"51,328 images of BoxheadSimple2 to HDF5: {row['seconds']:.1f} s ({row['processor']:.1f} s of processor time), {row['mb']:.0f} MB; at most 60 s on 2 free cores")

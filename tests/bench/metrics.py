@@ -66,8 +66,6 @@ def compared():
     naive = lambda: [[mutual_info_score(v, b) for v in f.T] for b in bin_codes(c).T]
     pairs = {'mutual_information / mutual_info_score': (lambda: metrics.mutual_information(c, f), naive, 5, 5),
              'explicitness / LogisticRegression': (lambda: metrics.explicitness(c, f, ct, ft), lambda: explicitness_sklearn(c, f, ct, ft), None, 1)}
-    if hasattr(metrics, 'dci'):
-        pairs["dci() / dci(model='gbt')"] = (lambda: metrics.dci(c, f, ct, ft), lambda: metrics.dci(c, f, ct, ft, model='gbt'), 30, 1)
     print(f'{"here / the other way":<42}{"seconds":>9}{"other":>9}{"ratio":>9}{"at least":>10}')
     for name, (a, b, bar, rounds) in pairs.items():
         ours, theirs, times = ratio(a, b, rounds)
