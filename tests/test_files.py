@@ -234,7 +234,7 @@ def test_a_file_with_the_official_sum_is_read_and_a_changed_byte_is_noticed(good
     cls, _, name, options = CASES[case]
     parts = sorted((good/name).iterdir()) if (good/name).is_dir() else [good/name]
     table = [Official(cls.__name__, p.name, p.stat().st_size if i % 2 else None, a, digest(p, a), None) for i, p in enumerate(parts) for a in [('md5', 'sha256', 'git')[i % 3]]]
-    for module in ('stored', 'official', 'folders'): monkeypatch.setattr(f'disent_nb.data.{module}.official_files', lambda: table)
+    for module in ('cache', 'official', 'folders'): monkeypatch.setattr(f'disent_nb.data.{module}.official_files', lambda: table)
     ds = cls(good/name, progress=False, cache=tmp_path, **options)
     assert 'not verified' not in repr(ds) and torch.equal(ds.images([1]), opened(case, good, tmp_path).images([1])) and identify(good/name)[0] == cls.__name__
     for p in parts:
@@ -492,6 +492,7 @@ def server():
     threading.Thread(target=s.serve_forever, daemon=True).start()
     yield s
     s.shutdown()
+    s.server_close()
 
 
 @pytest.mark.parametrize('algorithm', ['md5', 'sha256', 'git'])

@@ -102,8 +102,8 @@ def test_softmax_regression_equals_sklearn(seed, n_classes, d):
     r = np.random.default_rng(seed)
     y = np.r_[np.arange(n_classes), r.integers(0, n_classes, 200)]
     x = r.normal(size=(len(y), d)) + y[:, None] * r.normal(size=d)
-    nll = [-np.log(np.maximum(p[np.arange(len(y)), y], 1e-30)).mean() for p in (softmax_regression(x, y, x, n_classes), LogisticRegression(max_iter=2000, tol=1e-6).fit(x, y).predict_proba(x))]
-    assert n_classes == 2 or abs(nll[0] - nll[1]) < .01            # two classes: scikit-learn has one weight vector, and half the penalty
+    nll = [-np.log(np.maximum(p[np.arange(len(y)), y], 1e-30)).mean() for p in (softmax_regression(x, y, x, n_classes, max_iter=2000), LogisticRegression(max_iter=2000, tol=1e-6).fit(x, y).predict_proba(x))]
+    assert n_classes == 2 or abs(nll[0] - nll[1]) < .005           # two classes: scikit-learn has one weight vector, and half the penalty
 
 
 # ---- known answers
@@ -126,9 +126,9 @@ def test_the_prune_threshold_prunes():
 
 
 def test_global_random_state_is_left_alone():
-    before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    before, torch_before = np.random.get_state(), torch.get_rng_state()
     evaluate(toy_represent('noise', (3, 4)), ToyImages((3, 4)), ['z_diff', 'sap', 'explicitness'], 60, 40, bootstrap=2, progress=False)
-    assert np.array_equal(before, np.random.get_state()[1]) and torch.equal(torch_before, torch.get_rng_state())
+    assert all(np.array_equal(a, b) for a, b in zip(before, np.random.get_state())) and torch.equal(torch_before, torch.get_rng_state())
 
 
 def test_active_latents():
@@ -229,7 +229,7 @@ def test_evaluate_finds_every_metric_and_says_what_it_leaves_out(tmp_path):
     stored = json.loads((tmp_path/'scores.json').read_text())
     assert [s['value'] for s in stored['scores']] == [None if np.isnan(v) else v for v in table.value] and stored['dataset'] == repr(ds)
     one = table.set_index(['metric', 'variant'])
-    y = ds.space.sample(450, generator(0))[:300, [0, 1, 3]].numpy()
+    y = ds.sample(450, generator(0))[:300, [0, 1, 3]].numpy()
     z = (y / [2, 3, 4]).astype(np.float32)
     assert one.value['mig', 'bins=20'] == mig(z, y) and f'{mig_max(y):.3f}' in one.protocol['mig', 'bins=20']
     again = evaluate(toy_represent('perfect', ds.space.sizes), ds, n_train=300, n_test=150, bootstrap=0, progress=False)

@@ -38,8 +38,7 @@ class Encoder:
     ):
         if not callable(represent): raise ValueError(f"represent: got {type(represent).__name__}, expected a function images -> codes")
         if not isinstance(dataset, FactorDataset): raise ValueError(f"dataset: got {type(dataset).__name__}, expected a FactorDataset")
-        self.represent, self.dataset, self.batch, self.pair = represent, dataset, batch, False
-        self.numbers, self.known = np.empty(0, np.int64), None
+        self.represent, self.dataset, self.batch, self.pair, self.numbers, self.known = represent, dataset, batch, False, np.empty(0, np.int64), None
         self.n, self.seconds = 0, 0.                               # images encoded, seconds spent in drawing and encoding
 
     @torch.no_grad()

@@ -46,7 +46,7 @@ def svm_matrix(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')            # no convergence, or few rows for many classes
         for (j, k), _ in np.ndenumerate(out):
-            svm = LinearSVC(C=.01, class_weight='balanced', dual=False).fit(train[:, [j]], classes[:, k])
+            svm = LinearSVC(C=.01, class_weight='balanced', dual=False, random_state=0).fit(train[:, [j]], classes[:, k])
             out[j, k] = (svm.predict(test[:, [j]]) == classes_test[:, k]).mean()
     return out
 
