@@ -137,6 +137,10 @@ def test_active_latents():
     assert active(z, f).tolist() == [True] * 3 + [False] * 21
 
 
+def test_codes_whose_squares_vanish_do_not_hang_the_svm():
+    assert 0 <= sap([[0.], [4e-252]] * 2, [[1, 0], [0, 1]] * 2, [[0.], [4e-252]], [[1, 0], [0, 1]]) <= 1
+
+
 @pytest.mark.parametrize('name', TOYS)
 def test_one_to_one_codes(name):
     v = toy_factors(500, (5, 6, 7))

@@ -39,7 +39,7 @@ class Encoder:
         if not callable(represent): raise ValueError(f"represent: got {type(represent).__name__}, expected a function images -> codes")
         if not isinstance(dataset, FactorDataset): raise ValueError(f"dataset: got {type(dataset).__name__}, expected a FactorDataset")
         self.represent, self.dataset, self.batch, self.pair, self.numbers, self.known = represent, dataset, batch, False, np.empty(0, np.int64), None
-        self.n, self.seconds = 0, 0.                               # images encoded, seconds spent in drawing and encoding
+        self.n, self.seconds = 0, 0. # images encoded, seconds spent in drawing and encoding
 
     @torch.no_grad()
     def look(self, images, rows):
@@ -59,8 +59,7 @@ class Encoder:
         if len(new):
             codes = self.look(self.dataset.images, torch.from_numpy(new))
             self.numbers, codes = np.r_[self.numbers, new], codes if self.known is None else np.r_[self.known, codes]
-            order = np.argsort(self.numbers, kind='stable')
-            self.numbers, self.known = self.numbers[order], codes[order]
+            self.numbers, self.known = (a[np.argsort(self.numbers, kind='stable')] for a in (self.numbers, codes))
         return self.known[np.searchsorted(self.numbers, numbers)[back]]
 
     def posterior(self, y):

@@ -41,7 +41,7 @@ def svm_matrix(
 ):
     "Accuracy on the test part of a linear SVM that predicts each factor from each latent alone `(D,K)`"
     scale = 1e3 / np.maximum(abs(codes).max(0), 1e3)
-    train, test = codes * scale, np.clip(codes_test * scale, -1e6, 1e6)
+    train, test = (np.where(abs(a) < 1e-30, 0, a) for a in (codes * scale, np.clip(codes_test * scale, -1e6, 1e6))) # liblinear hangs where squares vanish
     out = np.empty((codes.shape[1], classes.shape[1]))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')            # no convergence, or few rows for many classes
