@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from disent_nb.core import generator
 from disent_nb.data import raycast
@@ -49,6 +49,7 @@ sizes = st.floats(.2, 1.5)
 
 @solids
 @given(sizes, sizes, st.integers(0, 1000))
+@example(1., .7939546578522654, 685)
 @settings(max_examples=25, deadline=None)
 def test_hit_points_lie_on_the_surface_and_nothing_is_met_before(name, r, half, seed):
     o, d = rays(seed)
@@ -60,8 +61,11 @@ def test_hit_points_lie_on_the_surface_and_nothing_is_met_before(name, r, half, 
     assert not (inside & (walk[:, None] < t - 1e-9))[:, hit].any()                          # the first hit
     p = (o + t.nan_to_num(posinf=0) * d)[:, hit]
     assert torch.allclose(distance(name, p, r, half), torch.zeros(1, dtype=torch.float64), atol=1e-6)
-    n = n[:, hit]
-    assert torch.allclose(n.norm(dim=0), torch.ones(1, dtype=torch.float64), atol=1e-4) and (dot(n, d[:, hit]) < 1e-3).all()
+    n, d = n[:, hit], d[:, hit]
+    if name == 'cylinder':                                                                  # on its rim, side and end meet: no normal there
+        off = ((p[2].abs() - half).abs() > 2e-4 * half) | (p[:2].norm(dim=0) < r * (1 - 2e-4))
+        p, n, d, hit = p[:, off], n[:, off], d[:, off], off
+    assert torch.allclose(n.norm(dim=0), torch.ones(1, dtype=torch.float64), atol=1e-4) and (dot(n, d) < 1e-3).all()
     if hit.any(): assert (distance(name, p + 1e-3 * n, r, half) > 0).all()                   # it points outwards
 
 
