@@ -18,12 +18,7 @@ MOVING, STILL = (BoxheadSimple, BoxheadSimple2, Boxhead07), (BoxheadSimpleNoAzim
 every = pytest.mark.parametrize('cls', MOVING + STILL, ids=lambda c: c.__name__)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread(): # threads that wait for each other are slow while other work runs on the machine
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')

@@ -15,12 +15,7 @@ needs_reference = pytest.mark.skipif(not REFERENCE.exists(), reason='the origina
 ds, small = DSprites(), ReducedDSprites()
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread(): # threads that wait for each other are slow, and count as busy, while other work runs on the machine
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def on(x): return x[:, 0] > 0

@@ -19,12 +19,7 @@ PAINTS = dict(Arched_Eyebrows='brows', Big_Nose='nose', Bushy_Eyebrows='brows', 
 ds = Faces(500, seed=1)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def differ(a, b): return (a.int() - b.int()).abs().amax(1)          # largest difference over the channels (N,H,W)

@@ -15,12 +15,7 @@ from disent_nb.metrics import (Encoder, ToyImages, active, evaluate, explicitnes
 from disent_nb.metrics.toy import TOYS
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 scores = dict(modularity=lambda c, f: modularity(c, f), active=lambda c, f: modularity(c, f, active_only=True), irs=irs, worst=lambda c, f: irs(c, f, 1), r2=lambda c, f: sap(c, f, c, f, 'r2'),

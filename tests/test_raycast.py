@@ -11,12 +11,7 @@ from disent_nb.data.raycast import (Camera, box, capsule, capsule_normal, compos
                                     paint, plane, room, sphere, turn)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread(): # threads that wait for each other are slow while other work runs on the machine
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 def rays(seed, n=500, reach=1.5, dtype=torch.float64):

@@ -13,12 +13,7 @@ REFERENCE = Path(__file__).resolve().parents[2]/'shared'/'references'/'3dshapes_
 ds = Shapes3D()
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread(): # threads that wait for each other are slow while other work runs on the machine
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason='the original frames are not on this machine')

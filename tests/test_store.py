@@ -16,12 +16,7 @@ N = 403 # not a multiple of the chunk
 ds = Boxhead07(n=N, seed=3)
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread(): # threads that wait for each other are slow while other work runs on the machine
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 
 @pytest.fixture(scope='module')
