@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['experiments', 'find_experiment', 'parameters_cell', 'parameters', 'presets', 'convert', 'resolve', 'run_id',
-           'provenance', 'RunFailed', 'watch', 'execute', 'write_report', 'complete', 'run']
+           'provenance', 'RunFailed', 'watch', 'keep_interrupt', 'execute', 'write_report', 'complete', 'run']
 
 # %% ../../nbs/80_runs/01_run.ipynb #03afb247
-import ast, hashlib, json, os, platform, shutil, subprocess, sys, threading, time
+import ast, hashlib, json, os, platform, shutil, signal, subprocess, sys, threading, time
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -150,6 +150,21 @@ def watch(
             done.set()
             thread.join()
 
+# %% ../../nbs/80_runs/01_run.ipynb #1c4e9e72
+@contextmanager
+def keep_interrupt():
+    "Raises KeyboardInterrupt at the end of the block if Ctrl-C was pressed within it, even if the first one was swallowed"
+    pressed = []
+    def note(*args):
+        pressed.append(True)
+        raise KeyboardInterrupt
+    main = threading.current_thread() is threading.main_thread()   # only this thread may set a handler
+    before = signal.signal(signal.SIGINT, note) if main else None
+    try: yield
+    finally:
+        if main: signal.signal(signal.SIGINT, before)
+    if pressed: raise KeyboardInterrupt
+
 # %% ../../nbs/80_runs/01_run.ipynb #fd1573c5
 def execute(
     notebook,      # path of the experiment
@@ -165,7 +180,7 @@ def execute(
     path = folder/'run.ipynb'
     transport = Config(KernelManager=dict(transport='ipc')) if os.name == 'posix' else Config()
     try:
-        with watch(folder/'progress.json', progress):
+        with keep_interrupt(), watch(folder/'progress.json', progress):
             return papermill.execute_notebook(str(notebook), str(path), dict(params, out='.'), cwd=str(folder), progress_bar=False,
                                               kernel_name='python3', config=transport)
     except PapermillExecutionError as e:
