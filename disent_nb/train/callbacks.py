@@ -46,7 +46,7 @@ class History(Callback):
 
 # %% ../../nbs/30_train/02_callbacks.ipynb #13524ff4
 class StopOnNaN(Callback):
-    "Raise FloatingPointError naming the first term, update and step whose value is NaN or infinite"
+    "Raise FloatingPointError naming the first term, update and step whose value is NaN or infinite, and the method's advice"
     def __init__(self): self.seen = []
 
     def after_update(self, loop, name, loss, terms): self.seen += [(loop.t, name, k, v.mean()) for k, v in dict(terms, loss=loss).items()]
@@ -61,7 +61,8 @@ class StopOnNaN(Callback):
         if values.isfinite().all(): return
         i = int(values.isfinite().logical_not().nonzero()[0])
         t, name, term, v = seen[i]
-        raise FloatingPointError(f"term {term!r} of update {name!r} became {v.item()} at step {t}; no later step was saved")
+        advice = f'; {loop.method.advice}' * bool(loop.method.advice)
+        raise FloatingPointError(f"term {term!r} of update {name!r} became {v.item()} at step {t}; no later step was saved{advice}")
 
 # %% ../../nbs/30_train/02_callbacks.ipynb #0f0346bc
 class Progress(Callback):

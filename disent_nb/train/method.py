@@ -12,6 +12,8 @@ from torch import nn
 # %% ../../nbs/30_train/00_method.ipynb #c550c582
 class Method(nn.Module):
     "Networks, and the losses that each optimizer minimises on one batch; subclasses define `updates`"
+    advice = ''  # what to try when a term becomes NaN
+
     def groups(self):
         "Optimizer name -> the module whose parameters it owns"
         return dict(vae=self)
