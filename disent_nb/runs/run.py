@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['experiments', 'find_experiment', 'parameters_cell', 'parameters', 'presets', 'convert', 'resolve', 'run_id',
-           'provenance', 'RunFailed', 'watch', 'keep_interrupt', 'execute', 'write_report', 'complete', 'run']
+           'run_folder', 'provenance', 'RunFailed', 'watch', 'keep_interrupt', 'retry_start', 'execute', 'write_report',
+           'complete', 'run']
 
 # %% ../../nbs/80_runs/01_run.ipynb #03afb247
 import ast, hashlib, json, os, platform, shutil, signal, subprocess, sys, threading, time
@@ -109,6 +110,15 @@ def run_id(
     return f"seed{params['seed']}-{digest}" if 'seed' in params else digest
 
 
+def run_folder(
+    notebook, # path of the experiment
+    params,   # all parameters of a run
+    out,      # folder of all runs
+):
+    "The folder that a complete run has"
+    return Path(out).resolve()/notebook.stem/run_id(params)
+
+
 def provenance():
     "What a result depends on besides parameters: versions, machine, git revision"
     def of(package):
@@ -165,6 +175,20 @@ def keep_interrupt():
         if main: signal.signal(signal.SIGINT, before)
     if pressed: raise KeyboardInterrupt
 
+# %% ../../nbs/80_runs/01_run.ipynb #3cb8a180
+def retry_start(
+    f,       # function without arguments that starts a kernel
+    tries=3, # calls at most
+    pause=1, # seconds before the second call, twice that before the third
+):
+    "`f()`, called again if it fails because a kernel did not start; raises RunFailed after the last try"
+    for i in range(1, tries + 1):
+        try: return f()
+        except RuntimeError as e:
+            if not str(e).startswith(('Kernel died before', "Kernel didn't respond")): raise
+            if i == tries: raise RunFailed(f"no kernel started in {tries} tries: {e}") from e
+        time.sleep(pause * i)
+
 # %% ../../nbs/80_runs/01_run.ipynb #fd1573c5
 def execute(
     notebook,      # path of the experiment
@@ -172,17 +196,16 @@ def execute(
     params,        # all parameters
     progress=True, # show a bar
 ):
-    "Run the notebook in `folder`, writing run.ipynb there, and return it; raises RunFailed if a cell fails or the kernel dies"
+    "Run the notebook in `folder`, writing run.ipynb there, and return it; raises RunFailed if a cell fails, or the kernel dies or does not start"
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
     path = folder/'run.ipynb'
     transport = Config(KernelManager=dict(transport='ipc')) if os.name == 'posix' else Config()
+    def once(): return papermill.execute_notebook(str(notebook), str(path), dict(params, out='.'), cwd=str(folder), progress_bar=False, kernel_name='python3', config=transport)
     try:
-        with keep_interrupt(), watch(folder/'progress.json', progress):
-            return papermill.execute_notebook(str(notebook), str(path), dict(params, out='.'), cwd=str(folder), progress_bar=False,
-                                              kernel_name='python3', config=transport)
+        with keep_interrupt(), watch(folder/'progress.json', progress): return retry_start(once)
     except PapermillExecutionError as e:
         raise RunFailed(f"{e.source.strip()}\n\ncell {e.exec_count} failed: {e.ename}: {e.evalue}\nthe notebook as far as it came: {path}") from e
     except DeadKernelError as e: raise RunFailed(f"{notebook.name}: the kernel died, perhaps for lack of memory\nthe notebook as far as it came: {path}") from e
@@ -232,7 +255,7 @@ def run(
     from filelock import FileLock, Timeout
     notebook = find_experiment(experiment)
     params = resolve(notebook, preset, given)
-    folder = Path(out).resolve()/notebook.stem/run_id(params)
+    folder = run_folder(notebook, params, out)
     if folder.exists() and not force: return folder
     part, old = (folder.with_name(folder.name + s) for s in ('.part', '.old'))
     folder.parent.mkdir(parents=True, exist_ok=True)
