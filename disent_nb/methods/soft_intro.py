@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['encoder_terms', 'decoder_terms', 'SoftIntroVAE', 'SoftIntroTCVAE']
 
-# %% ../../nbs/40_methods/08_soft_intro.ipynb #9ad6d026
+# %% ../../nbs/40_methods/08_soft_intro.ipynb #d1584ec9
 import torch
 
 from .betatc import BetaTCVAE
 from .vae import VAE
 from ..prob import likelihood as find_likelihood
 
-# %% ../../nbs/40_methods/08_soft_intro.ipynb #8299fff4
+# %% ../../nbs/40_methods/08_soft_intro.ipynb #787bc6c2
 def encoder_terms(
     m,     # `SoftIntroVAE`
     x,     # real images `(B,C,H,W)`
@@ -54,7 +54,7 @@ def decoder_terms(
         if m.gamma_r: terms[f'rec_{name}'] = (.5 * play * s * m.beta_rec * m.gamma_r, m.excess(m.decoder(z_i.detach()), image.detach()))
     return terms
 
-# %% ../../nbs/40_methods/08_soft_intro.ipynb #57b43f15
+# %% ../../nbs/40_methods/08_soft_intro.ipynb #2fd4d2d5
 class SoftIntroVAE(VAE):
     "VAE whose encoder and decoder play an adversarial game (Daniel & Tamar 2021); raises ValueError for weights out of range"
     advice = "the KL of inventions ran away, or an exponent turned positive: raise beta_neg (the authors' advice), lower the learning rate, or begin with vae_steps of plain VAE"
@@ -91,7 +91,7 @@ class SoftIntroVAE(VAE):
         yield 'encoder', encoder_terms(self, x, q, z, noise, b, t)
         yield 'decoder', decoder_terms(self, x, z.detach(), noise, b, t)
 
-# %% ../../nbs/40_methods/08_soft_intro.ipynb #d7489837
+# %% ../../nbs/40_methods/08_soft_intro.ipynb #df0fedb0
 class SoftIntroTCVAE(SoftIntroVAE, BetaTCVAE):
     "Soft-IntroVAE with the ELBO of beta-TCVAE (Matt 2022, eq. 5 and 6); raises ValueError for weights out of range"
     def __init__(self,
