@@ -105,13 +105,13 @@ def sweep(
     planned, notebook, begin = plan(experiment, runs, preset, out), find_experiment(experiment), time.monotonic()
     todo, say = [p for p in planned if not p['done']], lambda text: print(text, flush=True)
     repeated = len(runs) - len(planned)
+    jobs = run_jobs(attempt, [(str(notebook), p['given'], preset, str(out)) for p in todo], workers)   # refuses what is wrong, starts nothing yet
     say(f"{notebook.stem}: {len(planned)} runs{f' ({repeated} repeated combinations left out)' * bool(repeated)}, {len(planned) - len(todo)} complete, {len(todo)} to do")
     for p in planned: p['error'] = None
     if dry:
         for p in planned: say(f"  {'complete' if p['done'] else 'to do   '}  {p['label']}  ->  {p['folder'].name}")
         return planned
-    jobs = [(str(notebook), p['given'], preset, str(out)) for p in todo]
-    for n, (i, _, error) in enumerate(run_jobs(attempt, jobs, workers), 1):
+    for n, (i, _, error) in enumerate(jobs, 1):
         todo[i].update(error=error and reason(error), done=error is None)
         passed = time.monotonic() - begin
         say(f"[{n}/{len(todo)}] {'failed' if error else 'done'}: {todo[i]['label']}  ({hms(passed)}" + f", about {hms(passed / n * (len(todo) - n))} left" * (n < len(todo)) + ')')
