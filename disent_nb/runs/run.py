@@ -203,7 +203,8 @@ def execute(
     from traitlets.config import Config
     path = folder/'run.ipynb'
     transport = Config(KernelManager=dict(transport='ipc')) if os.name == 'posix' else Config()
-    def once(): return papermill.execute_notebook(str(notebook), str(path), dict(params, out='.'), cwd=str(folder), progress_bar=False, kernel_name='python3', config=transport)
+    def once(): return papermill.execute_notebook(str(notebook), str(path), dict(params, out='.'), cwd=str(folder), progress_bar=False, kernel_name='python3',
+                                                  config=transport, extra_arguments=['--log-level=CRITICAL'])   # else the kernel tells the terminal of its interrupts at the end
     try:
         with keep_interrupt(), watch(folder/'progress.json', progress): return retry_start(once)
     except PapermillExecutionError as e:
