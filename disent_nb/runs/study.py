@@ -18,6 +18,7 @@ from ..metrics.encode import as_encoder
 from ..methods.vae import VAE, encode
 from .folder import RunFolder
 from .jobs import run_jobs
+from .tables import mean_interval
 from ..train.checkpoint import load_weights
 from ..train.fit import Callback, adam, fit
 
@@ -121,7 +122,7 @@ def train(
     return row
 
 # %% ../../nbs/80_runs/06_study.ipynb #b8e5c4cd
-def run_spec(spec): return train(**spec)   # what a process of its own does
+def run_spec(spec): return train(**spec)   # the work of a process
 
 
 def study(
@@ -140,9 +141,12 @@ def study(
         check_spec(item)
         items.append(item)
     rows = [dict(label=i['label'], seed=i['seed']) for i in items]
-    for i, row, error in run_jobs(run_spec, items, workers):
-        rows[i] |= (row or {}) | dict(error=error or '')
-        show(f"{items[i]['label']}, seed {items[i]['seed']}: " + (error or f"{row['seconds']:.0f} s"))
+    todo = [i for i, item in enumerate(items) if not (Path(item['out'])/'metrics.json').exists()]
+    todo.sort(key=lambda i: -items[i]['steps'])   # the longest first, so that none is left alone at the end
+    for i in set(range(len(items))) - set(todo): rows[i] |= train(**items[i]) | dict(error='')
+    for j, row, error in run_jobs(run_spec, [items[i] for i in todo], workers):
+        rows[todo[j]] |= (row or {}) | dict(error=error or '')
+        show(f"{items[todo[j]]['label']}, seed {items[todo[j]]['seed']}: " + (error or f"{row['seconds']:.0f} s"))
     return pd.DataFrame(rows)
 
 
@@ -157,11 +161,8 @@ def summary(
     columns, # scores to show
 ):
     "A table of texts 'mean ± half width', one row per label, and the number of trainings; one training gives a mean alone"
-    from scipy.stats import t
-    good = table[table.error == '']
-    def text(v):
-        v = v.dropna()
-        if len(v) < 2: return f'{v.mean():.3f}'
-        return f'{v.mean():.3f} ± {t.ppf(.975, len(v) - 1) * v.std(ddof=1) / len(v)**.5:.3f}'
-    groups = good.groupby('label', sort=False)
+    def text(values):
+        m = mean_interval(values)
+        return f"{m['mean']:.3f}" + f" ± {m['high'] - m['mean']:.3f}" * (m['n'] > 1)
+    groups = table[table.error == ''].groupby('label', sort=False)
     return groups[list(columns)].agg(text).assign(n=groups.size())
