@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['experiments', 'find_experiment', 'parameters_cell', 'parameters', 'presets', 'convert', 'resolve', 'run_id',
            'run_folder', 'provenance', 'RunFailed', 'watch', 'keep_interrupt', 'retry_start', 'execute', 'write_report',
-           'complete', 'run']
+           'complete', 'run', 'store_report']
 
 # %% ../../nbs/80_runs/01_run.ipynb #03afb247
 import ast, hashlib, json, os, platform, shutil, signal, subprocess, sys, threading, time
@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import disent_nb
-from ..core import check_options, load_object, nearest, pick_device, plain, write_json
+from ..core import atomic_path, check_options, load_object, nearest, pick_device, plain, write_json
 
 # %% ../../nbs/80_runs/01_run.ipynb #d52595ef
 def experiments():
@@ -269,3 +269,20 @@ def run(
         part.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
     return folder
+
+# %% ../../nbs/80_runs/01_run.ipynb #62f62f64
+def store_report(
+    folder,   # of a complete run
+    notebook, # path of its experiment
+):
+    "Store the outputs of a run in the experiment's notebook; raises ValueError if its parameters or cells were others"
+    import nbformat
+    ran, defaults = json.loads((Path(folder)/'config.json').read_text())['parameters'], parameters(notebook)
+    other = [k for k in ran if plain(defaults.get(k)) != ran[k]]
+    if other: raise ValueError(f"folder: got a run with {other[0]} = {ran[other[0]]!r}, expected {defaults.get(other[0])!r}, as the notebook says")
+    mine, its = (nbformat.read(path, as_version=4) for path in (notebook, Path(folder)/'run.ipynb'))
+    cells = [c for c in its.cells if 'injected-parameters' not in c.metadata.get('tags', [])]
+    if [c.source for c in cells] != [c.source for c in mine.cells]: raise ValueError(f"folder: its run.ipynb has other cells than {Path(notebook).name}, which has changed since")
+    for c, done in zip(mine.cells, cells):
+        if c.cell_type == 'code': c.outputs = done.outputs
+    with atomic_path(notebook) as tmp: nbformat.write(mine, tmp)
