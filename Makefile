@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile 
 export GOMP_SPINCOUNT ?= 10000
 TUTORIALS = $(sort $(wildcard nbs/0*.ipynb nbs/[1-8]*/*.ipynb)) nbs/90_experiments/quickstart.ipynb nbs/index.ipynb
 
+STUDIES = $(filter-out quickstart,$(basename $(notdir $(wildcard nbs/90_experiments/*.ipynb))))
+
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -45,11 +47,15 @@ readme: .venv/.dev ## make README.md from nbs/index.ipynb
 	@$(BIN)/python -c "import re; s = open('README.md').read(); s = re.sub(r'\]\((?=\d\d_)', '](nbs/', s).replace('](../', ']('); \
 		s = s.replace('\`\`\`\nimport', '\`\`\`python\nimport').replace('![png]', '![traversals and mutual information]'); open('README.md', 'w').write(s)"
 
+reports: .venv/.dev ## run the studies with their cpu presets and store what they show in their notebooks (hours)
+	@for n in $(STUDIES); do echo $$n; $(BIN)/python -c "from disent_nb.runs.run import *; store_report(run('$$n', preset='cpu'), find_experiment('$$n'))" || exit 1; done
+	$(BIN)/nbdev_clean
+
 bench: .venv/.runs ## speed and memory, as ratios measured side by side
 	$(BIN)/python tests/bench/train.py
 	$(BIN)/python tests/bench/data.py
 	$(BIN)/python tests/bench/metrics.py
 	$(BIN)/python tests/bench/dci.py
 
-.PHONY: help demo test lab notebooks export readme bench
+.PHONY: help demo test lab notebooks export readme reports bench
 .DEFAULT_GOAL := help
