@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pair_terms', 'critical_weight', 'forced_latents', 'SVAE']
 
-# %% ../../nbs/40_methods/12_svae.ipynb #c1b55c48
+# %% ../../nbs/40_methods/12_svae.ipynb #c9c5b143
 import torch
 import torch.nn.functional as F
 
@@ -13,7 +13,7 @@ from ..core import nearest
 from .betavae import BetaVAE
 from .group import kl_between, told, varying
 
-# %% ../../nbs/40_methods/12_svae.ipynb #e5e86f87
+# %% ../../nbs/40_methods/12_svae.ipynb #847f725c
 def pair_terms(
     z1,          # codes of the first images `(B,D)`
     z2,          # codes of the second images `(B,D)`
@@ -26,7 +26,7 @@ def pair_terms(
     others = (~target).sum(1).clamp(min=1)
     return dict(apart=apart.where(target, 0.).sum(1), together=d2.where(~target, 0.).sum(1) / others)
 
-# %% ../../nbs/40_methods/12_svae.ipynb #456bbcf3
+# %% ../../nbs/40_methods/12_svae.ipynb #cf33e737
 def critical_weight(
     sizes,    # number of values of each factor, K integers
     beta=1.,  # weight of the KL term
@@ -36,7 +36,7 @@ def critical_weight(
     if not n: raise ValueError(f"sizes: got {list(sizes)}, expected a factor with more than one value")
     return min(beta * len(n) / 4 * (1 - 1 / v) for v in n)
 
-# %% ../../nbs/40_methods/12_svae.ipynb #e7e71303
+# %% ../../nbs/40_methods/12_svae.ipynb #17ee8f26
 def forced_latents(
     factors, # as for `SVAE`
     forced,  # as for `SVAE`
@@ -51,7 +51,7 @@ def forced_latents(
     if n is not None and not 1 <= n <= latents: raise ValueError(f"{'factors' if forced is None else 'forced'}: got {n} forced latents, expected 1 to {latents}, the number of latents")
     return None if factors is None else tuple(factors), n
 
-# %% ../../nbs/40_methods/12_svae.ipynb #46be2d46
+# %% ../../nbs/40_methods/12_svae.ipynb #470a291b
 class SVAE(BetaVAE):
     "beta-VAE that pushes pairs apart in the latent of what differs and together in the others (Romeo 2023, section 3.3); raises ValueError for unknown options or views that are no told pairs"
     def __init__(self,
