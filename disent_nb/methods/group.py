@@ -6,7 +6,7 @@
 __all__ = ['MERGES', 'gaussian_product', 'gaussian_mean', 'varying', 'told', 'kl_between', 'adaptive_shared', 'GroupPosterior',
            'GroupVAE', 'MLVAE', 'GVAE', 'AdaMLVAE', 'AdaGVAE']
 
-# %% ../../nbs/40_methods/11_group.ipynb #28f7e0ab
+# %% ../../nbs/40_methods/11_group.ipynb #79ecbe08
 import math
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from ..core import nearest
 from .betavae import BetaVAE
 from ..prob import Posterior
 
-# %% ../../nbs/40_methods/11_group.ipynb #129ed81e
+# %% ../../nbs/40_methods/11_group.ipynb #799b6ff4
 def gaussian_product(
     qs, # V `Posterior`s of the same shape
 ):
@@ -33,7 +33,7 @@ def gaussian_mean(
     log_var = torch.stack([q.log_var for q in qs])
     return Posterior(torch.stack([q.mu for q in qs]).mean(0), log_var.logsumexp(0) - math.log(len(qs)))
 
-# %% ../../nbs/40_methods/11_group.ipynb #4e987af5
+# %% ../../nbs/40_methods/11_group.ipynb #0b2fbaf9
 def varying(
     sizes, # number of values of each factor, K integers
 ):
@@ -58,7 +58,7 @@ def told(
         raise ValueError(f"factors: got {len(columns)} for {latents} latents, expected at most {latents}; factors with one value need none, see methods.group.varying")
     return y[:, columns]
 
-# %% ../../nbs/40_methods/11_group.ipynb #52e56783
+# %% ../../nbs/40_methods/11_group.ipynb #4b7b6f8b
 def kl_between(
     p, # `Posterior`
     q, # `Posterior` of the same shape
@@ -76,7 +76,7 @@ def adaptive_shared(
     delta = kl_between(*qs).detach()
     return delta < (delta.amax(1, keepdim=True) + delta.amin(1, keepdim=True)) / 2
 
-# %% ../../nbs/40_methods/11_group.ipynb #207e5028
+# %% ../../nbs/40_methods/11_group.ipynb #840eb05b
 @dataclass(frozen=True, eq=False)
 class GroupPosterior(Posterior):
     "Posterior of one view, where the KL of a latent is divided among the `sharers` that pay for it"
@@ -84,7 +84,7 @@ class GroupPosterior(Posterior):
 
     def kl(self): return super().kl() / self.sharers
 
-# %% ../../nbs/40_methods/11_group.ipynb #fc096d19
+# %% ../../nbs/40_methods/11_group.ipynb #e0911b61
 MERGES = dict(product=gaussian_product, mean=gaussian_mean)
 
 
@@ -121,7 +121,7 @@ class GroupVAE(BetaVAE):
         sharers = torch.where(shared, len(qs), 1) if self.count == 'group' else shared.new_ones((), dtype=torch.int64)
         return [GroupPosterior(torch.where(shared, merged.mu, q.mu), torch.where(shared, merged.log_var, q.log_var), sharers) for q in qs]
 
-# %% ../../nbs/40_methods/11_group.ipynb #f3620de0
+# %% ../../nbs/40_methods/11_group.ipynb #87e85193
 class MLVAE(GroupVAE):
     "Known groups, product of the posteriors (Bouchacourt et al. 2018)"
     def __init__(self, encoder, decoder, beta=1., factors=None, rest='shared', count='view', likelihood='bernoulli'): # as for `GroupVAE`
