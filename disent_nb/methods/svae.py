@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHOICES', 'pair_terms', 'critical_weight', 'forced_latents', 'SVAE']
 
-# %% ../../nbs/40_methods/12_svae.ipynb #883dceaf
+# %% ../../nbs/40_methods/12_svae.ipynb #b2fa9c85
 import torch
 import torch.nn.functional as F
 
@@ -13,7 +13,7 @@ from ..core import nearest
 from .betavae import BetaVAE
 from .group import kl_between, told, varying
 
-# %% ../../nbs/40_methods/12_svae.ipynb #09119e4b
+# %% ../../nbs/40_methods/12_svae.ipynb #07f1d895
 def pair_terms(
     z1,          # codes of the first images `(B,D)`
     z2,          # codes of the second images `(B,D)`
@@ -26,7 +26,7 @@ def pair_terms(
     others = (~target).sum(1).clamp(min=1)
     return dict(apart=apart.where(target, 0.).sum(1), together=d2.where(~target, 0.).sum(1) / others)
 
-# %% ../../nbs/40_methods/12_svae.ipynb #b6a9153a
+# %% ../../nbs/40_methods/12_svae.ipynb #a1e05fde
 def critical_weight(
     sizes,    # number of values of each factor, K integers
     beta=1.,  # weight of the KL term
@@ -36,7 +36,7 @@ def critical_weight(
     if not n: raise ValueError(f"sizes: got {list(sizes)}, expected a factor with more than one value")
     return min(beta * len(n) / 4 * (1 - 1 / v) for v in n)
 
-# %% ../../nbs/40_methods/12_svae.ipynb #1d4334c5
+# %% ../../nbs/40_methods/12_svae.ipynb #5c544923
 def forced_latents(
     factors, # as for `SVAE`
     forced,  # as for `SVAE`
@@ -51,7 +51,7 @@ def forced_latents(
     if n is not None and not 1 <= n <= latents: raise ValueError(f"{'factors' if forced is None else 'forced'}: got {n} forced latents, expected 1 to {latents}, the number of latents")
     return None if factors is None else tuple(factors), n
 
-# %% ../../nbs/40_methods/12_svae.ipynb #e7438c16
+# %% ../../nbs/40_methods/12_svae.ipynb #d01a9630
 CHOICES = ('known', 'kl_prior', 'kl_pair')
 
 
