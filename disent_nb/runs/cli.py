@@ -15,7 +15,6 @@ from ..data.files import BadFile
 from ..data.cache import identify
 from .run import RunFailed, experiments, find_experiment, parameters_cell, presets, run
 from .sweep import read_spec, specs, sweep
-from .tables import FORMATS, render, table
 
 # %% ../../nbs/80_runs/02_cli.ipynb #36341d2a
 def inventory():
@@ -71,7 +70,7 @@ def parser():
     t.add_argument('--cols', nargs='+', default=['metric'], metavar='NAME', help='the same (default: metric)')
     t.add_argument('--metrics', nargs='+', metavar='NAME', help='which numbers (default: all that are not nested)')
     t.add_argument('--where', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='only runs with this value of a parameter; repeatable')
-    t.add_argument('--format', choices=[*FORMATS, 'csv'], default='text')
+    t.add_argument('--format', default='text', help='text, csv, markdown or latex (default: text)')
     t.add_argument('--digits', type=int, default=3, metavar='N', help='decimals (default: 3)')
     s = sub.add_parser('show', help='show the parameters and presets of an experiment')
     s.add_argument('experiment')
@@ -111,6 +110,7 @@ def sweep_command(args):
 
 def table_command(args):
     "`disent-nb table`; returns the exit code"
+    from disent_nb.runs.tables import render, table   # half of what the import of everything else takes, and every worker of a sweep imports this module
     cells = table(args.path, args.rows, args.cols, args.metrics, {name: parse_value(value) for name, value in args.where})
     print(render(cells, args.rows, args.cols, args.format, args.digits))
     for note in cells.attrs['notes']: print(f'note: {note}', file=sys.stderr)
