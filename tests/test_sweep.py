@@ -55,7 +55,7 @@ def work(tmp_path_factory):
     sys.path.remove(str(folder))
 
 
-def until(condition, what, seconds=120):
+def until(condition, what, seconds=300):
     "Wait for something"
     limit = time.monotonic() + seconds
     while not condition():
@@ -110,8 +110,8 @@ def test_the_end_of_the_caller_is_the_end_of_the_jobs(work, tmp_path, f, how):
 
 
 def toy(folder):
-    "An experiment that counts, slowly; a file named by `label` in `trouble` says what goes wrong"
-    cells = [new_code_cell("label = 'a'\nsteps = 2\npause = 0.0\nseed = 0\ntrouble = ''\nout = ''", metadata=dict(tags=['parameters'])),
+    "An experiment that counts; a file named by `label` in the folder `trouble` says what goes wrong, and with the label 'wait' it waits there for a file 'go' after the first step"
+    cells = [new_code_cell("label = 'a'\nsteps = 2\nseed = 0\ntrouble = ''\nout = ''", metadata=dict(tags=['parameters'])),
              new_code_cell(textwrap.dedent("""
                 import json, os, pathlib, time
                 pathlib.Path('kernel.pid').write_text(str(os.getpid()))
@@ -121,7 +121,7 @@ def toy(folder):
                 if what: os.kill(os.getppid(), 9); time.sleep(60)
                 begin = json.loads(state.read_text()) if state.exists() else 0
                 for i in range(begin, steps):
-                    time.sleep(pause)
+                    while i and label == 'wait' and not (pathlib.Path(trouble)/'go').exists(): time.sleep(.05)
                     pathlib.Path('state.tmp').write_text(str(i + 1))
                     os.replace('state.tmp', state)
                 pathlib.Path('metrics.json').write_text(json.dumps(dict(score=seed + len(label), begin=begin)))"""))]
@@ -153,19 +153,20 @@ def test_failures_are_listed_and_the_same_command_does_the_rest(tmp_path):
 @pytest.mark.skipif(sys.platform != 'linux', reason='looks into /proc')
 def test_an_interrupted_sweep_ends_its_processes_and_goes_on(tmp_path):
     toy(tmp_path)
-    (tmp_path/'spec.yaml').write_text('experiment: toy.ipynb\nparameters: {steps: 60, pause: 0.05}\nseeds: [0, 1]\n')
+    (tmp_path/'spec.yaml').write_text(f'experiment: toy.ipynb\nparameters: {{label: wait, trouble: {tmp_path}}}\nseeds: [0, 1]\n')
     words = ('sweep', tmp_path/'spec.yaml', '-j', 2, '--out', tmp_path/'runs')
     process = start(command, *words)
     until(lambda: len(list(tmp_path.glob('runs/toy/*.part/state.json'))) == 2 or process.poll() is not None, 'nothing runs')
     kernels = [int(p.read_text()) for p in tmp_path.glob('runs/toy/*.part/kernel.pid')]
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and 'the same command goes on' in err and 'Traceback' not in err, out + err
     until(lambda: not any(map(alive, kernels)), 'a kernel outlived its run', 20)
     assert len(kernels) == 2 and len(list(tmp_path.glob('runs/toy/*.part'))) == 2
+    (tmp_path/'go').touch()
     code, out, err = call(*words)
     assert code == 0, out + err
-    assert all(json.loads(p.read_text())['begin'] > 0 for p in tmp_path.glob('runs/toy/*/metrics.json'))
+    assert all(json.loads(p.read_text())['begin'] == 1 for p in tmp_path.glob('runs/toy/*/metrics.json'))
 
 
 def test_a_kernel_that_does_not_start_is_started_again(tmp_path, monkeypatch):
