@@ -57,10 +57,9 @@ def read_runs(
         except ValueError as e: ignored[str(folder.relative_to(path))] = str(e)
         else: rows += [dict(experiment=config.get('experiment', '-'), **given, folder=str(folder.relative_to(path)), metric=k, value=v) for k, v in numbers.items()]
     if not rows: raise ValueError(f"path: {str(path)!r} holds no complete run, {len(ignored)} others: {ignored}")
-    frame = pd.DataFrame(rows)
-    names = frame.columns.drop(['value'])
-    frame[names] = frame[names].astype(object).where(frame[names].notna(), '-')
-    return frame.astype(dict(value=float)), ignored
+    frame = pd.DataFrame(rows, dtype=object)   # so that a 9 stays a 9 beside a 0.5
+    names = frame.columns.drop('value')
+    return frame.assign(**frame[names].where(frame[names].notna(), '-')).astype(dict(value=float)), ignored
 
 # %% ../../nbs/80_runs/05_tables.ipynb #6f3f915e
 def mean_interval(
@@ -120,7 +119,7 @@ def summarise(
     check_keys(frame, keys)
     def order(c): return c.map(list(frame['metric'].unique()).index if c.name == 'metric' else lambda v: (v == '-', isinstance(v, str), v))
     cells = [dict(zip(keys, k), **mean_interval(g['value'])) for k, g in frame.groupby(keys, sort=False)]
-    return pd.DataFrame(cells).sort_values(keys, key=order, ignore_index=True)
+    return pd.DataFrame(cells, dtype=object).astype(dict(mean=float, low=float, high=float, n=int)).sort_values(keys, key=order, ignore_index=True)
 
 
 def notes(
