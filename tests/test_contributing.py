@@ -1,0 +1,53 @@
+"The diff in CONTRIBUTING.md is real: applied to a copy of the repository it adds a method that is found, trains, and passes the tests of all methods."
+import os, re, shutil, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+root, bin = Path(__file__).parents[1], Path(sys.executable).parent
+guide = (root/'CONTRIBUTING.md').read_text(encoding='utf-8')
+patch = re.search(r'```diff\n(.*?)```', guide, re.S)[1]
+notebook = re.search(r'^\+\+\+ b/(.*)$', patch, re.M)[1]
+
+
+def call(copy, *command, **kwargs):
+    env = {**os.environ, 'PYTHONPATH': str(copy), 'OMP_NUM_THREADS': '1', 'GIT_CONFIG_GLOBAL': os.devnull, 'GIT_CEILING_DIRECTORIES': str(copy.parent)}
+    done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=600, **kwargs)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory):
+    "The repository with the diff applied, exported and cleaned"
+    if not shutil.which('git'): pytest.skip('git is not installed')
+    copy = tmp_path_factory.mktemp('repo')
+    for part in ('nbs', 'disent_nb', 'tests', 'settings.ini', 'setup.py', 'README.md', '.gitattributes'):
+        (shutil.copytree if (root/part).is_dir() else shutil.copy)(root/part, copy/part)
+    assert not (copy/notebook).exists()
+    call(copy, 'git', 'init', '-q')
+    call(copy, 'git', 'apply', '-', input=patch)
+    call(copy, bin/'jupytext', '--from', 'py:percent', '--to', 'ipynb', '-o', notebook, '-', input=(copy/notebook).read_text(encoding='utf-8'))
+    for command in ('nbdev_export', 'nbdev_clean'): call(copy, bin/command)
+    return copy
+
+
+def test_git_prints_this_diff(copy):
+    call(copy, 'git', 'config', 'diff.ipynb.textconv', re.search(r"textconv '\.venv/bin/(.*?)'\n", guide)[1].replace('jupytext', str(bin/'jupytext'), 1))
+    call(copy, 'git', 'add', '-N', notebook)
+    assert re.sub(r'^index .*\n', '', call(copy, 'git', 'diff', '--', notebook), flags=re.M) == patch
+
+
+def test_the_method_is_listed(copy):
+    listed = call(copy, bin/'disent-nb', 'list')
+    assert re.search(r'disent_nb\.methods\.infovae\.InfoVAE +VAE that pays for', listed)
+    assert not (root/'disent_nb'/'methods'/'infovae.py').exists()
+
+
+def test_the_notebook_trains_and_its_asserts_hold(copy):
+    call(copy, bin/'nbdev_test', '--path', notebook, '--n_workers', '1')
+
+
+def test_it_passes_the_tests_of_all_methods(copy):
+    told = call(copy, sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/test_methods.py', '-k', 'infovae')
+    assert int(re.search(r'(\d+) passed', told)[1]) >= 10
