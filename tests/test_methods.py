@@ -33,8 +33,8 @@ PLAIN = Batch((IMAGES,), n_data=7200)
 
 def batches():
     "What a method may want to be told: nothing, a second view, which factors differ, labels of some"
-    two, mask = (IMAGES, IMAGES.roll(1, 0)), torch.tensor([[True, False, True, False, False]]).expand(8, 5)
-    return [PLAIN, Batch(two, n_data=7200), Batch(two, mask, 7200), Batch((IMAGES,), torch.arange(40).reshape(8, 5) % 3 - 1, 7200)]
+    two, mask = (IMAGES, IMAGES.roll(1, 0)), torch.tensor([[True, False, True, False]]).expand(8, 4)
+    return [PLAIN, Batch(two, n_data=7200), Batch(two, mask, 7200), Batch((IMAGES,), torch.arange(32).reshape(8, 4) % 3 - 1, 7200)]
 
 
 def nets(): return resnet(1, 4, 16, 8)

@@ -10,7 +10,7 @@ import torch
 
 from .betatc import BetaTCVAE
 from .vae import VAE
-from ..prob import likelihood as find_likelihood
+from ..prob import as_float, likelihood as find_likelihood
 
 # %% ../../nbs/40_methods/08_soft_intro.ipynb #787bc6c2
 def encoder_terms(
@@ -80,7 +80,7 @@ class SoftIntroVAE(VAE):
     def groups(self): return dict(encoder=self.encoder, decoder=self.decoder)
 
     def price(self, q, z, b, t): return sum(w * v for w, v in self.penalty(q, z, b, t).values())   # `(B,)`
-    def image(self, x_hat): return find_likelihood(self.likelihood).mean(x_hat.float()).clamp(0, 1)
+    def image(self, x_hat): return find_likelihood(self.likelihood).mean(as_float(x_hat, 'x_hat', x_hat)).clamp(0, 1)
     def draw(self, z): return self.image(self.decoder(z))
     def excess(self, x_hat, x): return self.nll(x_hat, x) - (self.nll(x, x) if self.likelihood == 'gaussian' else 0)
 
