@@ -12,6 +12,9 @@ from disent_nb.metrics.mig import image_keys, keyed_set
 from disent_nb.metrics.z_min import image_lookup, most_correlated, visible_codes
 
 
+pytestmark = pytest.mark.usefixtures('one_thread')
+
+
 class Hidden(FactorDataset):
     "Three factors: one shown, one of which the image shows only the parity, one never shown; and a constant one"
     space, shape = FactorSpace(('shown', 'half', 'hidden', 'constant'), (3, 4, 2, 1)), (1, 1, 2)
