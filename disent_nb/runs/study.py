@@ -121,8 +121,7 @@ def train(
     for rest in ('checkpoint.pt', 'progress.json'): (folder/rest).unlink(missing_ok=True)
     return row
 
-
-
+# %% ../../nbs/80_runs/06_study.ipynb #79ec49e6
 def finished(folder, spec):
     "The row of a finished training; raises ValueError if it was another one"
     was = json.loads((folder/'spec.json').read_text())
@@ -131,7 +130,9 @@ def finished(folder, spec):
     return json.loads((folder/'metrics.json').read_text())
 
 # %% ../../nbs/80_runs/06_study.ipynb #b8e5c4cd
-def run_spec(spec): return train(**spec)   # the work of a process
+def run_spec(spec):
+    "The work of a process"
+    return train(**spec)
 
 
 def study(
