@@ -28,7 +28,7 @@ demo: .venv/.runs ## train a beta-TCVAE on sprites, measure it, draw it (about 4
 
 test: .venv/.dev ## everything that CI runs
 	$(BIN)/python tests/in_sync.py
-	cd nbs && ../$(BIN)/nbdev_test --n_workers 2 --do_print
+	cd nbs && OMP_NUM_THREADS=1 ../$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest
 
 lab: .venv/.dev ## open the notebooks in JupyterLab
