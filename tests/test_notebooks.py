@@ -56,6 +56,7 @@ def test_an_experiment_has_its_parameters_tag_and_presets(path):
     from disent_nb.runs.run import parameters, presets, resolve
     assert 'out' in parameters(path) and 'smoke' in presets(path)
     for preset in presets(path): resolve(path, preset)
+    if 'cpu' in presets(path): assert resolve(path, 'cpu') == resolve(path), 'the notebook stores the outputs of its cpu preset, so both must say the same'
 
 
 def test_the_readme_lists_every_notebook():
