@@ -141,7 +141,7 @@ def study(
     workers=1, # trainings at once
     show=print, # called with a line for each training that ends
 ):
-    "A table with the row of `train` for each spec, in their order, and a column `error`, '' where all went well; raises ValueError before the first training if a spec is wrong"
+    "A table with the row of `train` for each spec, in their order, its `folder`, and `error`, '' where all went well; raises ValueError before the first training if a spec is wrong"
     items = []
     for spec in specs:
         check_options(train, spec, f"specs[{len(items)}]")
@@ -150,7 +150,7 @@ def study(
         if item['out'] in [i['out'] for i in items]: raise ValueError(f"specs[{len(items)}]: got {name} twice, expected different labels or seeds")
         check_spec(item)
         items.append(item)
-    rows = [dict(label=i['label'], seed=i['seed']) for i in items]
+    rows = [dict(label=i['label'], seed=i['seed'], folder=i['out']) for i in items]
     todo = [i for i, item in enumerate(items) if not (Path(item['out'])/'metrics.json').exists()]
     todo.sort(key=lambda i: -items[i]['steps'])   # the longest first, so that none is left alone at the end
     for i in set(range(len(items))) - set(todo): rows[i] |= train(**items[i]) | dict(error='')
