@@ -1,6 +1,10 @@
 "What several test files share."
+import signal
+
 import pytest
 import torch
+
+signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell lets what it starts in the background ignore Ctrl-C, and children inherit that
 
 
 @pytest.fixture(scope='module')
