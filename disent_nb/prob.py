@@ -149,15 +149,16 @@ def mixture_log_weights(
     z,         # samples `(B,D)`
     n_data,    # number of images N in the set that the batch was drawn from
     estimator, # 'weighted' or 'stratified'
+    more=0,    # images in the mixture besides those of the batch
 ):
-    "Log weight of image j in the estimate of q(z_i), `(B,B)`; raises ValueError for sizes that do not fit (Chen et al. 2018, appendix C)"
-    b = len(z)
+    "Log weight of image j in the estimate of q(z_i), `(B,B+more)`; raises ValueError for sizes that do not fit (Chen et al. 2018, appendix C)"
+    b, m = len(z), len(z) + more
     if not isinstance(n_data, Integral) or n_data < b: raise ValueError(f"n_data: got {n_data!r}, expected an integer >= the batch size {b}")
     if estimator not in ('weighted', 'stratified'):
         raise ValueError(f"estimator: got {estimator!r}, expected 'weighted' or 'stratified'{nearest(estimator, ('weighted', 'stratified'))}")
-    if estimator == 'weighted': return z.new_full((b, b), -math.log(n_data * b))
-    if b < 2: raise ValueError("z: got a batch of 1, expected at least 2 for estimator='stratified'")
-    return z.new_full((b, b), math.log((n_data - 1) / (n_data * (b - 1)))).fill_diagonal_(-math.log(n_data))
+    if estimator == 'weighted': return z.new_full((b, m), -math.log(n_data * m))
+    if m < 2: raise ValueError("z: got a batch of 1, expected at least 2 for estimator='stratified'")
+    return z.new_full((b, m), math.log((n_data - 1) / (n_data * (m - 1)))).fill_diagonal_(-math.log(n_data))
 
 # %% ../nbs/01_prob.ipynb #1a519b25
 def kl_decomposition(
@@ -165,8 +166,10 @@ def kl_decomposition(
     q,                    # Posterior of the batch
     n_data,               # number of images N in the set that the batch was drawn from, without replacement
     estimator='weighted', # 'weighted' or 'stratified'
+    past=None,            # extension: Posterior of other images of the set, which join the mixture as constants
 ):
     "Minibatch estimate of `dict(mi, tc, dwkl)`, nats per sample `(B,)`; raises ValueError for sizes that do not fit (Chen et al. 2018, appendix C)"
     z = as_float(z, 'z', q.mu)
-    log_w = mixture_log_weights(z, n_data, estimator)
-    return kl_parts(q.log_prob(z).sum(1), *mixture_log_prob(pairwise_log_prob(z, q), log_w), z)
+    of = q if past is None else Posterior(torch.cat([q.mu.detach(), past.mu]), torch.cat([q.log_var.detach(), past.log_var]))
+    log_w = mixture_log_weights(z, n_data, estimator, len(of) - len(q))
+    return kl_parts(q.log_prob(z).sum(1), *mixture_log_prob(pairwise_log_prob(z, of), log_w), z)

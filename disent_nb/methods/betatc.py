@@ -9,11 +9,11 @@ __all__ = ['BetaTCVAE']
 import torch
 
 from .vae import VAE
-from ..prob import kl_decomposition, mixture_log_weights
+from ..prob import Posterior, kl_decomposition, mixture_log_weights
 
 # %% ../../nbs/40_methods/04_betatc.ipynb #cf4c1401
 class BetaTCVAE(VAE):
-    "VAE with separate weights for the three parts of the KL term (Chen et al. 2018, eq. 4); raises ValueError for negative weights"
+    "VAE with separate weights for the three parts of the KL term (Chen et al. 2018, eq. 4); raises ValueError for negative weights or memory"
     def __init__(self,
         encoder,                # images (B,C,H,W) -> `mu`, `log_var` (B,D)
         decoder,                # `z` (B,D) -> `x_hat` (B,C,H,W), before squashing
@@ -22,13 +22,24 @@ class BetaTCVAE(VAE):
         gamma=1.,               # weight of the dimension-wise KL
         estimator='weighted',   # of q(z): 'weighted' or 'stratified', see `prob.kl_decomposition`
         likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
+        memory=0,               # extension: posteriors of the latest batches that join the batch in the estimate of q(z), e.g. 1024
     ):
-        for name, v in dict(alpha=alpha, beta=beta, gamma=gamma).items():
+        for name, v in dict(alpha=alpha, beta=beta, gamma=gamma, memory=memory).items():
             if not v >= 0: raise ValueError(f"{name}: got {v}, expected a number >= 0")
         mixture_log_weights(torch.zeros(2, 1), 2, estimator) # refuses an unknown estimator
         super().__init__(encoder, decoder, likelihood)
-        self.alpha, self.beta, self.gamma, self.estimator = alpha, beta, gamma, estimator
+        self.alpha, self.beta, self.gamma, self.estimator, self.memory = alpha, beta, gamma, estimator, memory
+        if memory:   # saved with the weights, for a training that goes on
+            self.register_buffer('past', torch.zeros(2, memory, decoder.latents))
+            self.register_buffer('seen', torch.tensor(0))
+
+    def remember(self, q):
+        "Put the posteriors of a batch before those of earlier ones, and forget the oldest"
+        self.past = torch.cat([torch.stack([q.mu, q.log_var]).detach().to(self.past.dtype), self.past], 1)[:, :self.memory]
+        self.seen += len(q)
 
     def penalty(self, q, z, b, t):
-        parts = kl_decomposition(z, q, b.n_data, self.estimator)
+        past = Posterior(*self.past[:, :min(self.memory, int(self.seen))]) if self.memory and self.seen else None
+        parts = kl_decomposition(z, q, b.n_data, self.estimator, past)
+        if self.memory and self.training: self.remember(q)
         return dict(mi=(self.alpha, parts['mi']), tc=(self.beta, parts['tc']), dwkl=(self.gamma, parts['dwkl']))

@@ -117,7 +117,7 @@ def train(
     pd.DataFrame(probe.rows).to_csv(folder/'probes.csv', index=False)
     run.weights(model)
     terms = {k: v[-1] for k, v in run.history.rows.items() if k != 'step'}
-    row = run.metrics(dict(label=label, seed=seed, steps=steps, images=steps * batch_size, seconds=probe.seconds, **score(model, n_train, n_test), **terms))
+    row = run.metrics(dict(label=label, seed=seed, steps=steps, images=steps * sum(map(len, batches(0).xs)), seconds=probe.seconds, **score(model, n_train, n_test), **terms))
     for rest in ('checkpoint.pt', 'progress.json'): (folder/rest).unlink(missing_ok=True)
     return row
 
