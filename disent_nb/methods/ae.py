@@ -18,6 +18,6 @@ class AE(VAE):
         decoder, # `z` (B,D) -> `x_hat` (B,C,H,W)
     ): super().__init__(encoder, decoder, 'gaussian')
 
-    def view_terms(self, x, q, b, t):
+    def view_terms(self, x, q, z, b, t):
         error = (x - self.decoder(q.mu).float()).square()
         return dict(mse=(1., error.flatten(1).sum(1)))

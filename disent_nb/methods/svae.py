@@ -85,11 +85,7 @@ class SVAE(BetaVAE):
         kl = qs[0].kl() + qs[1].kl() if self.choose == 'kl_prior' else kl_between(*qs) + kl_between(*qs[::-1])
         return F.one_hot(kl[:, :self.forced].argmax(1), self.forced).bool()
 
-    def loss(self, b, t):
+    def between(self, qs, zs, b):
         if len(b.xs) != 2: raise ValueError(f"b.xs: got {len(b.xs)} views, expected 2, as data.views.Pairs makes them")
-        qs = self.share([self.q(x) for x in b.xs], b)
-        zs = [q.sample() for q in qs]
-        views = [dict(rec=(1., self.nll(self.decoder(z), x)), **self.penalty(q, z, b, t)) for x, q, z in zip(b.xs, qs, zs)]
-        terms = {k: (w, (v + views[1][k][1]) / 2) for k, (w, v) in views[0].items()}
         pair = pair_terms(*zs, self.targets(qs, b), self.margin)
-        return dict(terms, apart=(-self.weight, pair['apart']), together=(self.weight * self.pull, pair['together']))
+        return dict(apart=(-self.weight, pair['apart']), together=(self.weight * self.pull, pair['together']))

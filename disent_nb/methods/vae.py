@@ -33,14 +33,15 @@ class VAE(Method):
 
     def penalty(self, q, z, b, t): return dict(kl=(1., q.kl().sum(1)))
 
-    def view_terms(self, x, q, b, t):
-        z = q.sample()
-        return dict(rec=(1., self.nll(self.decoder(z), x)), **self.penalty(q, z, b, t))
+    def view_terms(self, x, q, z, b, t): return dict(rec=(1., self.nll(self.decoder(z), x)), **self.penalty(q, z, b, t))
+
+    def between(self, qs, zs, b): return {}
 
     def loss(self, b, t):
         qs = self.share([self.q(x) for x in b.xs], b)
-        views = [self.view_terms(x, q, b, t) for x, q in zip(b.xs, qs)]
-        return {k: (w, sum(v[k][1] for v in views) / len(views)) for k, (w, _) in views[0].items()}
+        zs = [q.sample() for q in qs]
+        views = [self.view_terms(x, q, z, b, t) for x, q, z in zip(b.xs, qs, zs)]
+        return {k: (w, sum(v[k][1] for v in views) / len(views)) for k, (w, _) in views[0].items()} | self.between(qs, zs, b)
 
     def updates(self, b, t): yield 'vae', self.loss(b, t)
 

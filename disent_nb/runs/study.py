@@ -101,6 +101,7 @@ def train(
     precision='auto',      # see `train.fit.make_fabric`
     metrics=('mig',),      # names of metrics, see `disent-nb list`; () for a dataset that has no scores
     probe_every=0,         # steps between two looks at the scores; 0: only at the end
+    probe_metrics=None,    # names of metrics on the way; None: all of them
     n_train=10_000,        # rows to score with at the end
     n_test=5_000,          # test rows at the end
     probe_rows=2000,       # rows to score with on the way, and half as many test rows
@@ -109,15 +110,16 @@ def train(
     spec, folder = dict(locals()), Path(out)
     if (folder/'metrics.json').exists(): return finished(folder, spec)
     ds, model = build(spec)
-    run, score = RunFolder(folder), lambda m, *n: scores(m, ds, list(metrics), *n, seed) if metrics else {}
+    def score(m, names, *n): return scores(m, ds, list(names), *n, seed) if names else {}
+    run = RunFolder(folder)
     write_json(folder/'spec.json', spec)
-    probe = Probe(lambda m: score(m, probe_rows, probe_rows // 2), probe_every)
+    probe = Probe(lambda m: score(m, metrics if probe_metrics is None else probe_metrics, probe_rows, probe_rows // 2), probe_every)
     batches = load_object(views, 'views')(ds, batch_size, seed=seed, device=device, **views_options)
     fit(model, batches, steps, adam(lr), device, seed, [probe, *run.callbacks], precision)   # the probe first: a checkpoint holds its row
     pd.DataFrame(probe.rows).to_csv(folder/'probes.csv', index=False)
     run.weights(model)
     terms = {k: v[-1] for k, v in run.history.rows.items() if k != 'step'}
-    row = run.metrics(dict(label=label, seed=seed, steps=steps, images=steps * sum(map(len, batches(0).xs)), seconds=probe.seconds, **score(model, n_train, n_test), **terms))
+    row = run.metrics(dict(label=label, seed=seed, steps=steps, images=steps * sum(map(len, batches(0).xs)), seconds=probe.seconds, **score(model, metrics, n_train, n_test), **terms))
     for rest in ('checkpoint.pt', 'progress.json'): (folder/rest).unlink(missing_ok=True)
     return row
 
@@ -163,7 +165,8 @@ def study(
 def check_spec(item):
     "Raise ValueError for names or options that `train` cannot use"
     for name, base in dict(dataset=None, views=None, net=None, method=VAE).items(): check_options(load_object(item[name], name, base), item[f'{name}_options'], f'{name}_options')
-    if item['metrics']: find_metrics(list(item['metrics']))
+    for names in ('metrics', 'probe_metrics'):
+        if item[names]: find_metrics(list(item[names]))
 
 # %% ../../nbs/80_runs/06_study.ipynb #5a3497c8
 def summary(
