@@ -81,7 +81,7 @@ class SVAE(BetaVAE):
 
     def targets(self, qs, b):
         "Mask bool (B,N): the latent of each pair that is to differ; raises ValueError for another number of views"
-        if len(b.xs) != 2: raise ValueError(f"b.xs: got {len(b.xs)} views, expected 2, as data.views.Pairs makes them")
+        if len(qs) != 2: raise ValueError(f"b.xs: got {len(qs)} views, expected 2, as data.views.Pairs makes them")
         if self.choose == 'known': return told(b, self.decoder.latents, self.factors)
         kl = qs[0].kl() + qs[1].kl() if self.choose == 'kl_prior' else kl_between(*qs) + kl_between(*qs[::-1])
         return F.one_hot(kl[:, :self.forced].argmax(1), self.forced).bool()
