@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['experiments', 'find_experiment', 'parameters_cell', 'parameters', 'presets', 'convert', 'resolve', 'run_id',
            'run_folder', 'provenance', 'RunFailed', 'watch', 'keep_interrupt', 'retry_start', 'execute', 'write_report',
-           'complete', 'run', 'store_report']
+           'complete', 'run', 'fewer_colours', 'store_report']
 
 # %% ../../nbs/80_runs/01_run.ipynb #03afb247
-import ast, hashlib, json, os, platform, shutil, signal, subprocess, sys, threading, time
+import ast, base64, hashlib, io, json, os, platform, shutil, signal, subprocess, sys, threading, time
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -271,6 +271,18 @@ def run(
     return folder
 
 # %% ../../nbs/80_runs/01_run.ipynb #62f62f64
+def fewer_colours(
+    output, # of a notebook's cell; a picture is replaced in place
+):
+    "Reduce the PNG in an output, if there is one, to 128 colours, unless it is smaller as it is"
+    from PIL import Image
+    data = output.get('data', {})
+    if 'image/png' not in data: return
+    small = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(data['image/png']))).convert('RGB').quantize(128).save(small, 'PNG', optimize=True)
+    data['image/png'] = min(data['image/png'], base64.b64encode(small.getvalue()).decode(), key=len)
+
+# %% ../../nbs/80_runs/01_run.ipynb #75d01ab6
 def store_report(
     folder,   # of a complete run
     notebook, # path of its experiment
@@ -285,4 +297,5 @@ def store_report(
     if [c.source for c in cells] != [c.source for c in mine.cells]: raise ValueError(f"folder: its run.ipynb has other cells than {Path(notebook).name}, which has changed since")
     for c, done in zip(mine.cells, cells):
         if c.cell_type == 'code': c.outputs = done.outputs
+        for o in c.get('outputs', []): fewer_colours(o)
     with atomic_path(notebook) as tmp: nbformat.write(mine, tmp)
