@@ -24,22 +24,21 @@ class BetaTCVAE(VAE):
         likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
         memory=0,               # extension: posteriors of the latest batches that join the batch in the estimate of q(z), e.g. 1024
     ):
-        for name, v in dict(alpha=alpha, beta=beta, gamma=gamma, memory=memory).items():
+        for name, v in dict(alpha=alpha, beta=beta, gamma=gamma).items():
             if not v >= 0: raise ValueError(f"{name}: got {v}, expected a number >= 0")
+        if not isinstance(memory, int) or memory < 0: raise ValueError(f"memory: got {memory!r}, expected an integer >= 0")
         mixture_log_weights(torch.zeros(2, 1), 2, estimator) # refuses an unknown estimator
         super().__init__(encoder, decoder, likelihood)
         self.alpha, self.beta, self.gamma, self.estimator, self.memory = alpha, beta, gamma, estimator, memory
-        if memory:   # saved with the weights, for a training that goes on
-            self.register_buffer('past', torch.zeros(2, memory, decoder.latents))
-            self.register_buffer('seen', torch.tensor(0))
+        if memory: self.register_buffer('past', torch.zeros(2, memory, decoder.latents))   # newest first; saved with the weights, for a training that goes on
 
     def remember(self, q):
         "Put the posteriors of a batch before those of earlier ones, and forget the oldest"
         self.past = torch.cat([torch.stack([q.mu, q.log_var]).detach().to(self.past.dtype), self.past], 1)[:, :self.memory]
-        self.seen += len(q)
 
     def penalty(self, q, z, b, t):
-        past = Posterior(*self.past[:, :min(self.memory, int(self.seen))]) if self.memory and self.seen else None
+        filled = min(self.memory, t * len(q))   # at least so many posteriors came in the steps before
+        past = Posterior(*self.past[:, :filled]) if filled else None
         parts = kl_decomposition(z, q, b.n_data, self.estimator, past)
         if self.memory and self.training: self.remember(q)
         return dict(mi=(self.alpha, parts['mi']), tc=(self.beta, parts['tc']), dwkl=(self.gamma, parts['dwkl']))
