@@ -33,7 +33,7 @@ def texts(cell):
 def test_a_notebook_is_fit_to_be_read(path):
     first = source(cells(path, 'markdown')[0])
     assert first.startswith('# ') and '\n> ' in first, 'no title and claim'
-    assert path.stat().st_size < (1_000_000 if '90_experiments' in str(path) else 300_000)   # a report holds all pictures of a study
+    assert path.stat().st_size < 300_000
     for i, c in enumerate(cells(path)):
         for o in c.get('outputs', []):
             assert o['output_type'] != 'error' and o.get('name') != 'stderr', f'code cell {i} has an error or a warning in its output'

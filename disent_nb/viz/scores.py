@@ -34,7 +34,7 @@ def score_violins(
             for body in ax.violinplot(s, [i], widths=.8, showextrema=False)['bodies']: body.set(facecolor='C0', alpha=.35)
         ax.plot(i + np.linspace(-.12, .12, len(s)) * (len(s) > 1), s, 'o', ms=3.5, color='C0', mec='w', mew=.4)
         ax.plot([i - .22, i + .22], [np.median(s)] * 2, color='C1', lw=2)
-    ax.set_xticks(range(len(groups)), [f'{n}\n({len(s)})' for n, s in groups.items()], size=9)
+    ax.set_xticks(range(len(groups)), [n.replace(', ', ',\n') + f'\n({len(s)})' for n, s in groups.items()], size=9)
     ax.set(ylabel=label, ylim=lim)
     ax.grid(axis='y', alpha=.3)
     ax.spines[['top', 'right']].set_visible(False)
