@@ -274,12 +274,12 @@ def run(
 def fewer_colours(
     output, # of a notebook's cell; a picture is replaced in place
 ):
-    "Reduce the PNG in an output, if there is one, to 32 colours, unless it is smaller as it is"
+    "Reduce the PNG in an output, if there is one, to 64 colours, unless it is smaller as it is"
     from PIL import Image
     data = output.get('data', {})
     if 'image/png' not in data: return
     small = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(data['image/png']))).convert('RGB').quantize(32).save(small, 'PNG', optimize=True)
+    Image.open(io.BytesIO(base64.b64decode(data['image/png']))).convert('RGB').quantize(64, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
     data['image/png'] = min(data['image/png'], base64.b64encode(small.getvalue()).decode(), key=len)
 
 # %% ../../nbs/80_runs/01_run.ipynb #75d01ab6
