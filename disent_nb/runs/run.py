@@ -278,8 +278,8 @@ def fewer_colours(
     from PIL import Image
     data = output.get('data', {})
     if 'image/png' not in data: return
-    small = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(data['image/png']))).convert('RGB').quantize(64, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
+    small, image = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(data['image/png']))).convert('RGB')
+    image.quantize(64, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
     data['image/png'] = min(data['image/png'], base64.b64encode(small.getvalue()).decode(), key=len)
 
 # %% ../../nbs/80_runs/01_run.ipynb #75d01ab6
