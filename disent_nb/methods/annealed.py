@@ -6,6 +6,7 @@
 __all__ = ['AnnealedVAE']
 
 # %% ../../nbs/40_methods/05_annealed.ipynb #302b5f9f
+from ..core import check_weights
 from .vae import VAE
 
 # %% ../../nbs/40_methods/05_annealed.ipynb #85334896
@@ -19,8 +20,7 @@ class AnnealedVAE(VAE):
         c_steps=100_000,        # steps until then
         likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
     ):
-        for name, v in dict(gamma=gamma, c_max=c_max).items():
-            if not v >= 0: raise ValueError(f"{name}: got {v}, expected a number >= 0")
+        check_weights(gamma=gamma, c_max=c_max)
         if not c_steps >= 1: raise ValueError(f"c_steps: got {c_steps}, expected a number of steps >= 1")
         super().__init__(encoder, decoder, likelihood)
         self.gamma, self.c_max, self.c_steps = gamma, c_max, c_steps

@@ -8,6 +8,7 @@ __all__ = ['BetaTCVAE']
 # %% ../../nbs/40_methods/04_betatc.ipynb #9f8fe018
 import torch
 
+from ..core import check_weights
 from .vae import VAE
 from ..prob import Posterior, kl_decomposition, mixture_log_weights
 
@@ -24,8 +25,7 @@ class BetaTCVAE(VAE):
         likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
         memory=0,               # extension: posteriors of the latest batches that join the batch in the estimate of q(z), e.g. 1024
     ):
-        for name, v in dict(alpha=alpha, beta=beta, gamma=gamma).items():
-            if not v >= 0: raise ValueError(f"{name}: got {v}, expected a number >= 0")
+        check_weights(alpha=alpha, beta=beta, gamma=gamma)
         if not isinstance(memory, int) or memory < 0: raise ValueError(f"memory: got {memory!r}, expected an integer >= 0")
         mixture_log_weights(torch.zeros(2, 1), 2, estimator) # refuses an unknown estimator
         super().__init__(encoder, decoder, likelihood)

@@ -6,6 +6,7 @@
 __all__ = ['BetaVAE']
 
 # %% ../../nbs/40_methods/03_betavae.ipynb #38fd3079
+from ..core import check_weights
 from .vae import VAE
 
 # %% ../../nbs/40_methods/03_betavae.ipynb #558a5de6
@@ -17,7 +18,7 @@ class BetaVAE(VAE):
         beta=4.,                # weight of the KL term
         likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
     ):
-        if not beta >= 0: raise ValueError(f"beta: got {beta}, expected a number >= 0")
+        check_weights(beta=beta)
         super().__init__(encoder, decoder, likelihood)
         self.beta = beta
 

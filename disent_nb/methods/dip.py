@@ -8,6 +8,7 @@ __all__ = ['code_covariance', 'dip_terms', 'DIPVAE']
 # %% ../../nbs/40_methods/07_dip.ipynb #6b539dec
 import torch
 
+from ..core import check_weights
 from .vae import VAE
 
 # %% ../../nbs/40_methods/07_dip.ipynb #9c2e37cc
@@ -41,8 +42,7 @@ class DIPVAE(VAE):
         likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
     ):
         if kind not in ('I', 'II'): raise ValueError(f"kind: got {kind!r}, expected 'I' or 'II'")
-        for name, v in dict(lambda_od=lambda_od, lambda_d=lambda_d).items():
-            if not v >= 0: raise ValueError(f"{name}: got {v}, expected a number >= 0")
+        check_weights(lambda_od=lambda_od, lambda_d=lambda_d)
         super().__init__(encoder, decoder, likelihood)
         self.kind, self.lambda_od, self.lambda_d = kind, lambda_od, lambda_d
 

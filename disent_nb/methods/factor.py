@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..core import check_weights
 from .vae import VAE
 from ..train.fit import adam
 
@@ -50,7 +51,7 @@ class FactorVAE(VAE):
         width=1000,             # units of each of the classifier's six hidden layers
         likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
     ):
-        if not gamma >= 0: raise ValueError(f"gamma: got {gamma}, expected a number >= 0")
+        check_weights(gamma=gamma)
         super().__init__(encoder, decoder, likelihood)
         self.gamma, self.width, self.discriminator = gamma, width, discriminator(decoder.latents, width)
 

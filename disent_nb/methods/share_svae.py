@@ -8,6 +8,7 @@ __all__ = ['share_terms', 'ShareSVAE']
 # %% ../../nbs/40_methods/13_share_svae.ipynb #c75ec39e
 import torch
 
+from ..core import check_weights
 from .svae import SVAE
 
 # %% ../../nbs/40_methods/13_share_svae.ipynb #d6d18369
@@ -38,7 +39,7 @@ class ShareSVAE(SVAE):
         forced=None,            # as for `SVAE`
         likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
     ):
-        if not columns >= 0: raise ValueError(f"columns: got {columns}, expected a number >= 0")
+        check_weights(columns=columns)
         super().__init__(encoder, decoder, beta, weight, choose, factors, forced, likelihood=likelihood)
         self.columns = columns
 

@@ -8,6 +8,7 @@ __all__ = ['encoder_terms', 'decoder_terms', 'SoftIntroVAE', 'SoftIntroTCVAE']
 # %% ../../nbs/40_methods/08_soft_intro.ipynb #d1584ec9
 import torch
 
+from ..core import check_weights
 from .betatc import BetaTCVAE
 from .vae import VAE
 from ..prob import as_float, likelihood as find_likelihood
@@ -73,9 +74,8 @@ class SoftIntroVAE(VAE):
         self.set_game(beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg, gamma_r=gamma_r, vae_steps=vae_steps)
 
     def set_game(self, **weights):
-        for name, v in weights.items():
-            if not v >= 0: raise ValueError(f"{name}: got {v}, expected a number >= 0")
-            setattr(self, name, v)
+        check_weights(**weights)
+        for name, v in weights.items(): setattr(self, name, v)
 
     def groups(self): return dict(encoder=self.encoder, decoder=self.decoder)
 
@@ -107,6 +107,12 @@ class SoftIntroTCVAE(SoftIntroVAE, BetaTCVAE):
         gamma_r=1e-8,           # weight of the reconstruction of inventions for the decoder, relative to `beta_rec`; 0 saves the work
         vae_steps=0,            # steps of beta-TCVAE before the game begins
         likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
+        per_image=False,        # price each invention by its own summands of the three estimates (Matt 2022), not by its KL and the batch's means
     ):
         BetaTCVAE.__init__(self, encoder, decoder, alpha, beta, gamma, estimator, likelihood)
         self.set_game(beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg, gamma_r=gamma_r, vae_steps=vae_steps)
+        self.per_image = per_image
+
+    def price(self, q, z, b, t):
+        if self.per_image: return super().price(q, z, b, t)
+        return q.kl().sum(1) + sum((w - 1) * v.mean() for w, v in self.penalty(q, z, b, t).values())

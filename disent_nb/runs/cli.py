@@ -13,7 +13,7 @@ from pathlib import Path
 from ..core import discover
 from ..data.files import BadFile
 from ..data.cache import identify
-from .run import RunFailed, experiments, find_experiment, parameters_cell, presets, run
+from .run import RunFailed, experiments, find_experiment, from_yaml, parameters_cell, presets, run
 from .sweep import read_spec, specs, sweep
 
 # %% ../../nbs/80_runs/02_cli.ipynb #36341d2a
@@ -44,9 +44,8 @@ def first_line(o):
 # %% ../../nbs/80_runs/02_cli.ipynb #29876e75
 def parse_value(text):
     "The value that `text` means"
-    import yaml
-    try: return yaml.safe_load(text)
-    except yaml.YAMLError: return text
+    try: return from_yaml(text, 'value')
+    except ValueError: return text
 
 # %% ../../nbs/80_runs/02_cli.ipynb #cf5d1a62
 def parser():
