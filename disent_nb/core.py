@@ -54,9 +54,9 @@ def check_images(
 def check_weights(
     **weights, # name -> value
 ):
-    "Raises ValueError naming the first that is no number >= 0"
+    "Raises ValueError naming the first that is no finite number >= 0"
     for name, v in weights.items():
-        if not (isinstance(v, Real) and v >= 0): raise ValueError(f"{name}: got {v!r}, expected a number >= 0")
+        if not (isinstance(v, Real) and 0 <= v < math.inf): raise ValueError(f"{name}: got {v!r}, expected a number >= 0")
 
 # %% ../nbs/00_core.ipynb #6e936696
 def fails(

@@ -60,14 +60,15 @@ def from_yaml(
     "What YAML text says; raises ValueError if it is none, or a key stands there twice"
     import yaml
     class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
+        def compose_mapping_node(self, anchor):
+            node = super().compose_mapping_node(anchor)
             keys = [k.value for k, _ in node.value]
             for k in keys:
-                if keys.count(k) > 1: raise ValueError(f"{name}: {k} stands there twice, in the block at line {node.start_mark.line + 1}")
-            return super().construct_mapping(node, deep)
-    Loader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'[-+]?\d+(\.\d*)?[eE][-+]?\d+$'), list('-+0123456789'))
+                if keys.count(k) > 1: raise ValueError(f"{k} stands there twice, in the block at line {node.start_mark.line + 1}")
+            return node
+    Loader.add_implicit_resolver('tag:yaml.org,2002:float', re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$'), list('-+.0123456789'))
     try: return yaml.load(text, Loader)
-    except yaml.YAMLError as e: raise ValueError(f"{name}: cannot be read as YAML: {e}") from None
+    except (yaml.YAMLError, ValueError) as e: raise ValueError(f"{name}: cannot be read as YAML: {e}") from None
 
 
 def read_yaml(
@@ -81,9 +82,11 @@ def read_yaml(
 def presets(
     notebook, # path of a notebook
 ):
-    "Preset name -> parameters, from presets/NAME.yaml beside the notebook; {} if there is no such file"
+    "Preset name -> parameters, from presets/NAME.yaml beside the notebook; {} if there is no such file; raises ValueError if it says something else"
     path = Path(notebook).parent/'presets'/f'{Path(notebook).stem}.yaml'
-    return (read_yaml(path) or {}) if path.exists() else {}
+    found = (read_yaml(path) or {}) if path.exists() else {}
+    if not isinstance(found, dict) or not all(isinstance(v, dict | None) for v in found.values()): raise ValueError(f"{path.name}: got {found!r}, expected preset: {{parameter: value}}")
+    return {name: v or {} for name, v in found.items()}
 
 # %% ../../nbs/80_runs/01_run.ipynb #092de2b9
 def convert(
