@@ -4,6 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile -c constraints.txt
 # threads that wait give way soon: free on a quiet machine, many times faster on a busy one
 export GOMP_SPINCOUNT ?= 10000
+SHELL := /bin/bash
 TUTORIALS = $(sort $(wildcard nbs/0*.ipynb nbs/[1-8]*/*.ipynb)) nbs/90_experiments/quickstart.ipynb nbs/index.ipynb
 
 STUDIES = $(filter-out quickstart,$(basename $(notdir $(wildcard nbs/90_experiments/*.ipynb))))
@@ -28,8 +29,30 @@ demo: .venv/.runs ## train a beta-TCVAE on sprites, measure it, draw it (about 4
 
 test: .venv/.dev ## everything that CI runs
 	$(BIN)/python tests/in_sync.py
-	cd nbs && OMP_NUM_THREADS=1 ../$(BIN)/nbdev_test --n_workers 2 --do_print
-	$(BIN)/python -m pytest
+	$(BIN)/ruff format --check -q nbs tests setup.py
+	$(BIN)/pyright
+	cd nbs && export OMP_NUM_THREADS=1 && time ../$(BIN)/nbdev_test --n_workers 2 --do_print
+	$(BIN)/python -m pytest -n 2
+
+quick: .venv/.dev ## in sync, formatted, and the tests of notebooks and contract (under a minute)
+	$(BIN)/python tests/in_sync.py
+	$(BIN)/ruff format --check -q nbs tests setup.py
+	$(BIN)/python -m pytest -n 2 -x tests/test_notebooks.py tests/test_contract.py -k 'not study and not tooling'
+
+# each line is another arithmetic: rounding differs, and with it every training
+ARITHMETICS = "" "ONEDNN_MAX_CPU_ISA=AVX2" "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41" "OMP_NUM_THREADS=1"
+
+portable: .venv/.dev ## the notebooks and tests that look at trainings, under four arithmetics (over an hour)
+	@for settings in $(ARITHMETICS); do echo "== $${settings:-as it is}"; \
+		(cd nbs && env $$settings ../$(BIN)/nbdev_test --n_workers 1 --path 30_train && env $$settings ../$(BIN)/nbdev_test --n_workers 1 --path 40_methods) \
+		&& env $$settings $(BIN)/python -m pytest -q --durations=0 tests/test_methods.py tests/test_weak.py tests/test_contract.py \
+		tests/test_runs.py tests/test_downstream.py tests/test_prob.py || exit 1; done
+
+chaos: .venv/.dev ## kill runs, sweeps and studies 200 times at random moments (half an hour)
+	OMP_NUM_THREADS=1 CHAOS_KILLS=200 $(BIN)/python -m pytest -n 2 tests/test_chaos.py
+
+format: .venv/.dev ## format the code of notebooks and tests
+	$(BIN)/ruff format nbs tests setup.py
 
 lab: .venv/.dev ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab nbs
@@ -45,7 +68,7 @@ readme: .venv/.dev ## make README.md from nbs/index.ipynb
 	$(BIN)/jupyter nbconvert --log-level=ERROR --to markdown --output-dir . --output README --NbConvertApp.output_files_dir=nbs/images \
 		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags="{'hide_input'}" nbs/index.ipynb
 	@$(BIN)/python -c "import re; s = open('README.md').read(); s = re.sub(r'\]\((?=\d\d_)', '](nbs/', s).replace('](../', ']('); \
-		s = s.replace('\`\`\`\nimport', '\`\`\`python\nimport').replace('![png]', '![traversals and mutual information]'); open('README.md', 'w').write(s)"
+		s = re.sub(r'\`{3}\n(?=import|from)', '\`\`\`python\n', s).replace('![png]', '![traversals and mutual information]'); open('README.md', 'w').write(s)"
 
 reports: .venv/.dev ## run the studies with their cpu presets and store what they show in their notebooks (hours)
 	@for n in $(STUDIES); do echo $$n; $(BIN)/python -c "from disent_nb.runs.run import *; store_report(run('$$n', preset='cpu'), find_experiment('$$n'))" || exit 1; done
@@ -57,5 +80,6 @@ bench: .venv/.runs ## speed and memory, as ratios measured side by side
 	$(BIN)/python tests/bench/metrics.py
 	$(BIN)/python tests/bench/dci.py
 
-.PHONY: help demo test lab notebooks export readme reports bench
+
+.PHONY: help demo test quick portable chaos format lab notebooks export readme reports bench
 .DEFAULT_GOAL := help

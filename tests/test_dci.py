@@ -1,23 +1,29 @@
 "DCI: scikit-learn's trees and the reference implementation's matrices, known answers, properties, and inputs of every kind."
-import json, math, warnings
-from pathlib import Path
+
+import math, warnings
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
+from references.read import representation, scores
 from sklearn.ensemble import GradientBoostingClassifier
 
-from disent_nb.metrics import dci, dci_scores, is_metric, kept_latents, toy_codes, toy_factors
-from disent_nb.metrics.dci import CLASSIFIERS, REGRESSORS, boosted_trees, rank_codes
+from disent_nb.metrics import dci, dci_scores
+from disent_nb.metrics._dci import CLASSIFIERS, REGRESSORS, boosted_trees, kept_latents, rank_codes
+from disent_nb.metrics.inputs import is_metric
+from disent_nb.metrics.toy import toy_codes, toy_factors
 
-references = Path(__file__).parents[1].parent/'shared'/'references'
 models = CLASSIFIERS + REGRESSORS
 
 # disentanglement_lib's values: 3,000 training and 1,500 test rows in the order of the file
-published = dict(axis_0=(0.9999999993456067, 0.999999998970842, 1.0), mixed_1=(0.7303741247030086, 0.6810793623155197, 0.8289333333333333),
-                 rotated_2=(0.2714473890358818, 0.23064590089241416, 0.5910666666666666), split_3=(0.9667339223516238, 0.6812764086132861, 0.9696))
+published = dict(
+    axis_0=(0.9999999993456067, 0.999999998970842, 1.0),
+    mixed_1=(0.7303741247030086, 0.6810793623155197, 0.8289333333333333),
+    rotated_2=(0.2714473890358818, 0.23064590089241416, 0.5910666666666666),
+    split_3=(0.9667339223516238, 0.6812764086132861, 0.9696),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,67 +33,70 @@ def no_warnings():
         yield
 
 
-def reference(name):
-    path = references/'metrics_reference.npz'
-    if not path.exists(): pytest.skip(f'{path.name} is not here')
-    a = np.load(path)
-    return a[f'{name}_codes'], a[f'{name}_factors'], a[f'{name}_dci_importance']
-
-
 @pytest.mark.parametrize('name', published)
 def test_reference(name):
-    z, v, importance = reference(name)
-    s = dci(z[:3000], v[:3000], z[3000:], v[3000:])
+    r = representation(name)
+    s = dci(r.codes, r.factors, r.codes_test, r.factors_test)
     d, c, accuracy = published[name]
-    assert abs(s.disentanglement - d) < .01 and abs(s.completeness - c) < .01 and abs(s.informativeness_accuracy - accuracy) < .02
-    assert abs(s.importance - importance).max() < .03
-    stored = json.loads((references/'metrics_reference.json').read_text())[name]
-    assert (stored['dci_disentanglement'], stored['dci_completeness'], stored['dci_informativeness_test']) == published[name]
-    assert np.allclose(dci_scores(importance), (d, c), atol=1e-8)
+    assert abs(s.disentanglement - d) < 0.01
+    assert abs(s.completeness - c) < 0.01
+    assert abs(s.informativeness_accuracy - accuracy) < 0.02
+    assert abs(s.importance - r.dci_importance).max() < 0.03
+    stored = [scores[name][f'dci_{k}'] for k in ('disentanglement', 'completeness', 'informativeness_test')]
+    assert tuple(stored) == published[name]
+    assert np.allclose(dci_scores(r.dci_importance), (d, c), atol=1e-8)
 
 
 @pytest.mark.parametrize('name', ['mixed_1', 'rotated_2'])
 def test_reference_exact(name):
     "scikit-learn's own trees; only the factors with 3 and 6 values, whose columns of the matrix do not depend on the others (all of them take minutes)"
-    z, v, importance = reference(name)
-    s = dci(z[:3000], v[:3000, :2], z[3000:], v[3000:, :2], model='gbt')
-    assert abs(s.importance - importance[:, :2]).max() < .005
-    assert np.allclose(dci_scores(s.importance), dci_scores(importance[:, :2]), atol=.005)
+    r = representation(name)
+    importance = r.dci_importance[:, :2]
+    s = dci(r.codes, r.factors[:, :2], r.codes_test, r.factors_test[:, :2], model='gbt')
+    assert abs(s.importance - importance).max() < 0.005
+    assert np.allclose(dci_scores(s.importance), dci_scores(importance), atol=0.005)
 
 
 # ---- LightGBM's trees against scikit-learn's, on codes of many kinds
+
 
 def kinds(seed, n=500, sizes=(2, 3, 5)):
     r = np.random.default_rng(seed)
     v = np.stack([r.permutation(np.arange(n) % s) for s in sizes], 1)
     u, k = v / sizes, len(sizes)
-    mixed = np.c_[u, np.zeros((n, 2))] @ (np.eye(k + 2) + .3 * r.normal(size=(k + 2, k + 2))) + r.normal(0, .1, (n, k + 2))
+    mixed = np.c_[u, np.zeros((n, 2))] @ (np.eye(k + 2) + 0.3 * r.normal(size=(k + 2, k + 2))) + r.normal(
+        0, 0.1, (n, k + 2)
+    )
     yield 'mixed', mixed, v
     yield 'rounded', np.round(4 * mixed), v
-    yield 'heavy tails', np.sinh(4 * mixed) + .1 * r.standard_cauchy(mixed.shape), v
-    yield 'unequal scales', mixed * 10.**np.arange(-4, k - 2) + 3, v
-    yield 'curved', np.sin(3 * u @ r.normal(size=(k, 5))) + r.normal(0, .05, (n, 5)), v
+    yield 'heavy tails', np.sinh(4 * mixed) + 0.1 * r.standard_cauchy(mixed.shape), v
+    yield 'unequal scales', mixed * 10.0 ** np.arange(-4, k - 2) + 3, v
+    yield 'curved', np.sin(3 * u @ r.normal(size=(k, 5))) + r.normal(0, 0.05, (n, 5)), v
     yield 'noise', r.normal(size=(n, 4)), v
-    yield 'twice', np.c_[u, u] + r.normal(0, .1, (n, 2 * k)), v
-    rare = np.c_[r.uniform(size=n) < .05, r.choice(4, n, p=[.88, .07, .03, .02])].astype(int)
-    yield 'rare classes', np.c_[rare @ r.normal(size=(2, 3)) + r.normal(0, .3, (n, 3)), r.normal(size=n)], rare
+    yield 'twice', np.c_[u, u] + r.normal(0, 0.1, (n, 2 * k)), v
+    rare = np.c_[r.uniform(size=n) < 0.05, r.choice(4, n, p=[0.88, 0.07, 0.03, 0.02])].astype(int)
+    yield 'rare classes', np.c_[rare @ r.normal(size=(2, 3)) + r.normal(0, 0.3, (n, 3)), r.normal(size=n)], rare
 
 
 @pytest.mark.parametrize('name, z, v', list(kinds(0)), ids=[k[0] for k in kinds(0)])
 def test_equals_sklearn(name, z, v):
     x, x_test = rank_codes(z, z[:50])
-    exact = abs(np.stack([GradientBoostingClassifier(random_state=0).fit(x, f).feature_importances_ for f in v.T], 1))    # some are -1e-18
+    exact = abs(
+        np.stack([GradientBoostingClassifier(random_state=0).fit(x, f).feature_importances_ for f in v.T], 1)
+    )  # some are -1e-18
     s = dci(z, v, z[:50], v[:50])
-    assert np.allclose((s.disentanglement, s.completeness), dci_scores(exact), atol=.03)         # ties and their seeds: up to .025
-    assert abs(s.importance - exact).max() < .05
+    assert np.allclose(
+        (s.disentanglement, s.completeness), dci_scores(exact), atol=0.03
+    )  # ties and their seeds: up to .025
+    assert abs(s.importance - exact).max() < 0.05
 
 
 def test_ties_are_shared():
     r = np.random.default_rng(0)
     v = r.integers(0, 4, (800, 2))
     s = dci(np.c_[v, -3 * v], v, v[:, [0, 1, 0, 1]], v)
-    assert s.disentanglement > .999 and abs(s.completeness - .5) < .03
-    assert np.allclose(dci(np.c_[v, -3 * v], v, v[:, [0, 1, 0, 1]], v, seed=1).importance, s.importance, atol=.15)
+    assert s.disentanglement > 0.999 and abs(s.completeness - 0.5) < 0.03
+    assert np.allclose(dci(np.c_[v, -3 * v], v, v[:, [0, 1, 0, 1]], v, seed=1).importance, s.importance, atol=0.15)
 
 
 # ---- known answers
@@ -96,61 +105,106 @@ v = toy_factors(900, (3, 4, 6))
 toys = toy_codes(v)
 
 
-def score(z, f=v, n=600, **options): return dci(z[:n], f[:n], z[n:], f[n:], **options)
+def score(z, f=v, n=600, **options):
+    return dci(z[:n], f[:n], z[n:], f[n:], **options)
 
 
 @pytest.mark.parametrize('model', models)
 def test_known_answers(model):
     s = score(toys['perfect'], model=model)
-    assert np.allclose([s.disentanglement, s.completeness, s.informativeness_accuracy], 1, atol=.01) and s.informativeness_error < .03
+    assert (
+        np.allclose([s.disentanglement, s.completeness, s.informativeness_accuracy], 1, atol=0.01)
+        and s.informativeness_error < 0.03
+    )
     s = score(toys['constant'], model=model)
-    assert s.disentanglement == s.completeness == 0 and (s.importance == 0).all() and s.informativeness_accuracy < .4
-    assert s.informativeness_error > .6
+    assert s.disentanglement == s.completeness == 0 and (s.importance == 0).all() and s.informativeness_accuracy < 0.4
+    assert s.informativeness_error > 0.6
     s = score(toys['merged'], model=model)
     assert np.isfinite([s.disentanglement, s.completeness]).all() and s.importance.shape == (2, 3)
 
 
 @pytest.mark.parametrize('model', models)
 def test_invariances(model):
-    v, z = (a[:300] for a in (toy_factors(900, (3, 4, 6)), toys['rotated'] + np.random.default_rng(1).normal(0, .1, toys['rotated'].shape)))
-    def score(z, f=v, **options): return dci(z[:200], f[:200], z[200:], f[200:], **options)
+    v, z = (
+        a[:300]
+        for a in (
+            toy_factors(900, (3, 4, 6)),
+            toys['rotated'] + np.random.default_rng(1).normal(0, 0.1, toys['rotated'].shape),
+        )
+    )
+
+    def score(z, f=v, **options):
+        return dci(z[:200], f[:200], z[200:], f[200:], **options)
+
     s = score(z, model=model)
-    for same in (score(z[:, [2, 0, 1]], model=model), score(z * [1e-9, -1e7, 3] + 1e-9, model=model), score(z, v * 3 - 1, model=model)):
-        assert np.allclose([same.disentanglement, same.completeness, same.informativeness_accuracy], [s.disentanglement, s.completeness, s.informativeness_accuracy], atol=.01)
-    if model in CLASSIFIERS: assert np.allclose(score(z, v[:, ::-1], model=model).importance[:, ::-1], s.importance)
+    for same in (
+        score(z[:, [2, 0, 1]], model=model),
+        score(z * [1e-9, -1e7, 3] + 1e-9, model=model),
+        score(z, v * 3 - 1, model=model),
+    ):
+        assert np.allclose(
+            [same.disentanglement, same.completeness, same.informativeness_accuracy],
+            [s.disentanglement, s.completeness, s.informativeness_accuracy],
+            atol=0.01,
+        )
+    if model in CLASSIFIERS:
+        assert np.allclose(score(z, v[:, ::-1], model=model).importance[:, ::-1], s.importance)
     assert np.array_equal(score(z, model=model).importance, s.importance)
-    if model != 'lasso': assert np.allclose(s.importance.sum(0), 1)
+    if model != 'lasso':
+        assert np.allclose(s.importance.sum(0), 1)
 
 
 def test_subset():
-    z = np.c_[toys['perfect'][:, :2], toys['perfect'][:, 2] + .5 * toys['perfect'][:, 0], toys['noise']]
+    z = np.c_[toys['perfect'][:, :2], toys['perfect'][:, 2] + 0.5 * toys['perfect'][:, 0], toys['noise']]
     s, part = score(z), score(z, subset=[1, 2])
-    assert np.array_equal(part.importance, s.importance) and (part.disentanglement, part.completeness) == dci_scores(s.importance, [1, 2])
-    assert kept_latents(np.array([[1., 2, 3], [3, 2, 1], [2, 1, 1]]), [2]).tolist() == [False, False, False]
-    assert kept_latents(np.array([[1., 2, 3], [3, 2, 1], [2, 1, 1]]), [1, 2]).tolist() == [True, False, False]
+    assert np.array_equal(part.importance, s.importance) and (part.disentanglement, part.completeness) == dci_scores(
+        s.importance, [1, 2]
+    )
+    assert kept_latents(np.array([[1.0, 2, 3], [3, 2, 1], [2, 1, 1]]), [2]).tolist() == [False, False, False]
+    assert kept_latents(np.array([[1.0, 2, 3], [3, 2, 1], [2, 1, 1]]), [1, 2]).tolist() == [True, False, False]
     assert dci_scores(np.eye(3), [1]) == (1, 1) and dci_scores(np.ones((2, 3)), [0]) == (0, 0)
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.integers(1, 6).flatmap(lambda d: st.integers(1, 5).flatmap(lambda k: arrays(
-    float, (d, k), elements=st.one_of(st.just(0.), st.floats(1e-12, 1e6))))), st.randoms(use_true_random=False))
+@given(
+    st.integers(1, 6).flatmap(
+        lambda d: st.integers(1, 5).flatmap(
+            lambda k: arrays(float, (d, k), elements=st.one_of(st.just(0.0), st.floats(1e-12, 1e6)))
+        )
+    ),
+    st.randoms(use_true_random=False),
+)
 def test_scores_of_any_matrix(m, random):
     d, c = dci_scores(m)
     assert 0 <= d <= 1 + 1e-12 and 0 <= c <= 1 + 1e-12
     rows, columns = (random.sample(range(n), n) for n in m.shape)
-    assert np.allclose(dci_scores(m[rows][:, columns]), (d, c)) and np.allclose(dci_scores(m.T), (c, d)) and np.allclose(dci_scores(4 * m), (d, c))
-    assert np.isclose(dci_scores(np.r_[m, 0 * m])[0], d)                                                # empty latents
-    if m.any(): assert np.isclose(dci_scores(np.r_[m, m])[1], 1 - (1 - c) * math.log(max(2, len(m))) / math.log(2 * len(m)) - (math.log(2) / math.log(2 * len(m))), atol=1e-9)
+    assert (
+        np.allclose(dci_scores(m[rows][:, columns]), (d, c))
+        and np.allclose(dci_scores(m.T), (c, d))
+        and np.allclose(dci_scores(4 * m), (d, c))
+    )
+    assert np.isclose(dci_scores(np.r_[m, 0 * m])[0], d)  # empty latents
+    if m.any():
+        assert np.isclose(
+            dci_scores(np.r_[m, m])[1],
+            1 - (1 - c) * math.log(max(2, len(m))) / math.log(2 * len(m)) - (math.log(2) / math.log(2 * len(m))),
+            atol=1e-9,
+        )
 
 
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10_000), st.integers(6, 40), st.integers(1, 3), st.integers(1, 3))
 def test_anything_gives_scores(seed, n, d, k):
     r = np.random.default_rng(seed)
-    z, f = r.choice([0., 1, 1e100, -1e-300, 2.5], (n, d)), r.integers(0, 3, (n, k))
+    z, f = r.choice([0.0, 1, 1e100, -1e-300, 2.5], (n, d)), r.integers(0, 3, (n, k))
     f[:3] = np.arange(3)[:, None]
     s = dci(z, f, z[:2], f[:2], seed=seed)
-    assert 0 <= s.disentanglement <= 1 and 0 <= s.completeness <= 1 and 0 <= s.informativeness_accuracy <= 1 and np.isfinite(s.importance).all()
+    assert (
+        0 <= s.disentanglement <= 1
+        and 0 <= s.completeness <= 1
+        and 0 <= s.informativeness_accuracy <= 1
+        and np.isfinite(s.importance).all()
+    )
 
 
 def test_nothing_left_to_split():
@@ -166,36 +220,69 @@ def test_nothing_left_to_split():
 codes = toys['rotated'].astype(np.float32)
 
 
-@pytest.mark.parametrize('convert', [np.asfortranarray, np.ndarray.tolist, torch.tensor, lambda a: np.repeat(a, 2, 1)[:, ::2], lambda a: torch.tensor(a).T.contiguous().T,
-                                     lambda a: torch.tensor(a, device='cuda') if torch.cuda.is_available() else torch.tensor(a, requires_grad=a.dtype.kind == 'f')])
+@pytest.mark.parametrize(
+    'convert',
+    [
+        np.asfortranarray,
+        np.ndarray.tolist,
+        torch.tensor,
+        lambda a: np.repeat(a, 2, 1)[:, ::2],
+        lambda a: torch.tensor(a).T.contiguous().T,
+        lambda a: (
+            torch.tensor(a, device='cuda')
+            if torch.cuda.is_available()
+            else torch.tensor(a, requires_grad=a.dtype.kind == 'f')
+        ),
+    ],
+)
 def test_any_array(convert):
-    a, b = dci(*map(convert, (codes[:200], v[:200], codes[200:], v[200:]))), dci(codes[:200], v[:200], codes[200:], v[200:])
+    a, b = (
+        dci(*map(convert, (codes[:200], v[:200], codes[200:], v[200:]))),
+        dci(codes[:200], v[:200], codes[200:], v[200:]),
+    )
     assert np.array_equal(a.importance, b.importance) and a.informativeness_error == b.informativeness_error
 
 
 def test_integer_codes_and_classes_that_are_missing():
-    assert score(v).disentanglement > .999 and score(v.astype(np.uint8), v > 1).informativeness_accuracy > .99
-    few = v[600:] * [1, 1, 0]                                     # a test part in which a factor has one value
-    assert dci(v[:600], v[:600], few, few).informativeness_accuracy > .99
-    train = v[:600][v[:600, 2] < 5]                               # a test part with a value that the training part lacks
+    assert score(v).disentanglement > 0.999 and score(v.astype(np.uint8), v > 1).informativeness_accuracy > 0.99
+    few = v[600:] * [1, 1, 0]  # a test part in which a factor has one value
+    assert dci(v[:600], v[:600], few, few).informativeness_accuracy > 0.99
+    train = v[:600][v[:600, 2] < 5]  # a test part with a value that the training part lacks
     s = dci(train, train, v[600:], v[600:])
-    assert abs(s.informativeness_accuracy - (2 + np.mean(v[600:, 2] < 5)) / 3) < .01
-    for model in REGRESSORS: assert np.isfinite(dci(train, train, few, few, model=model).informativeness_error)
+    assert abs(s.informativeness_accuracy - (2 + np.mean(v[600:, 2] < 5)) / 3) < 0.01
+    for model in REGRESSORS:
+        assert np.isfinite(dci(train, train, few, few, model=model).informativeness_error)
 
 
 nan = codes.copy()
 nan[3, 1] = np.nan
 
 
-@pytest.mark.parametrize('change, word', [
-    (dict(codes=nan), 'codes'), (dict(codes_test=nan), 'codes_test'), (dict(codes_test=np.full_like(codes, np.inf)), 'codes_test'), (dict(factors=v[1:]), 'factors'),
-    (dict(factors_test=v[1:]), 'factors_test'), (dict(codes=codes[:1], factors=v[:1]), 'codes'), (dict(factors=v * [1, 0, 1]), 'factors'), (dict(codes_test=codes[:, :2]), 'codes_test'),
-    (dict(factors_test=v[:, :2]), 'factors_test'), (dict(codes=codes[:, 0]), 'codes'), (dict(codes=None), 'codes'), (dict(model='ligthgbm'), "model.*'lightgbm'"),
-    (dict(subset=[3]), 'subset'), (dict(subset=[]), 'subset'), (dict(factors=toys['noise'], factors_test=toys['noise']), 'factors.*gbt_regressor'),
-])
+@pytest.mark.parametrize(
+    'change, word',
+    [
+        (dict(codes=nan), 'codes'),
+        (dict(codes_test=nan), 'codes_test'),
+        (dict(codes_test=np.full_like(codes, np.inf)), 'codes_test'),
+        (dict(factors=v[1:]), 'factors'),
+        (dict(factors_test=v[1:]), 'factors_test'),
+        (dict(codes=codes[:1], factors=v[:1]), 'codes'),
+        (dict(factors=v * [1, 0, 1]), 'factors'),
+        (dict(codes_test=codes[:, :2]), 'codes_test'),
+        (dict(factors_test=v[:, :2]), 'factors_test'),
+        (dict(codes=codes[:, 0]), 'codes'),
+        (dict(codes=None), 'codes'),
+        (dict(model='ligthgbm'), "model.*'lightgbm'"),
+        (dict(subset=[3]), 'subset'),
+        (dict(subset=[]), 'subset'),
+        (dict(factors=toys['noise'], factors_test=toys['noise']), 'factors.*gbt_regressor'),
+    ],
+)
 def test_bad_input(change, word):
     arguments = dict(codes=codes, factors=v, codes_test=codes, factors_test=v) | change
-    with pytest.raises(ValueError, match=f'^{word}'): dci(**arguments)
+    with pytest.raises(ValueError, match=f'^{word}'):
+        dci(**arguments)
 
 
-def test_it_is_a_metric(): assert is_metric(dci)
+def test_it_is_a_metric():
+    assert is_metric(dci)

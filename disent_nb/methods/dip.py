@@ -7,45 +7,59 @@ __all__ = ['code_covariance', 'dip_terms', 'DIPVAE']
 
 # %% ../../nbs/40_methods/07_dip.ipynb #6b539dec
 import torch
+from torch import Tensor, nn
 
-from ..core import check_weights
+from ..core import Batch, check_weights
 from .vae import VAE
+from ..prob import Posterior
 
 # %% ../../nbs/40_methods/07_dip.ipynb #9c2e37cc
 def code_covariance(
-    q,    # Posterior of the batch
-    kind, # 'I': of the means; 'II': of the samples
-):
+    q: Posterior,  # of the batch
+    kind: str,  # 'I': of the means; 'II': of the samples
+) -> Tensor:
     "Covariance of the codes over the batch `(D,D)` (Kumar et al. 2018, section 3)"
     centred = q.mu - q.mu.mean(0)
     cov = centred.T @ centred / len(q)
-    return cov if kind == 'I' else cov + q.log_var.exp().mean(0).diag()
+    if kind == 'I':
+        return cov
+    noise = q.log_var.exp().mean(0)
+    return cov + noise.diag()
 
 
 def dip_terms(
-    cov, # covariance of the codes `(D,D)`
-):
-    "`dict(off_diagonal, diagonal)`, two scalars: sums of squares of what differs from the identity (Kumar et al. 2018, eq. 6 and 7)"
-    difference = (cov - torch.eye(len(cov), device=cov.device)).square()
+    cov: Tensor,  # covariance of the codes `(D,D)`
+) -> dict[str, Tensor]:
+    "`dict(off_diagonal, diagonal)`, scalars: squared differences from the identity (Kumar et al. 2018, eq. 6 and 7)"
+    identity = torch.eye(len(cov), device=cov.device)
+    difference = (cov - identity).square()
     diagonal = difference.diagonal().sum()
     return dict(off_diagonal=difference.sum() - diagonal, diagonal=diagonal)
 
 # %% ../../nbs/40_methods/07_dip.ipynb #d2de9099
 class DIPVAE(VAE):
-    "VAE that pulls the covariance of its codes to the identity (Kumar et al. 2018); raises ValueError for an unknown kind or negative weights"
-    def __init__(self,
-        encoder,                # images (B,C,H,W) -> `mu`, `log_var` (B,D)
-        decoder,                # `z` (B,D) -> `x_hat` (B,C,H,W), before squashing
-        kind='II',              # covariance of the means ('I') or of the samples ('II')
-        lambda_od=10.,          # weight of the squared off-diagonal entries
-        lambda_d=10.,           # weight of the squared deviations of the diagonal from 1; the study took 10 * lambda_od for kind I
-        likelihood='bernoulli', # p(x|z): 'bernoulli' or 'gaussian'
+    """VAE with a penalty on the difference of its codes' covariance from the identity (Kumar et al. 2018)
+    Raises ValueError for an unknown kind or negative weights"""
+
+    def __init__(
+        self,
+        encoder: nn.Module,  # images (B,C,H,W) -> `mu`, `log_var` (B,D)
+        decoder: nn.Module,  # `z` (B,D) -> `x_hat` (B,C,H,W), before squashing
+        kind: str = 'II',  # covariance of the means ('I') or of the samples ('II')
+        lambda_od: float = 10.0,  # weight of the squared off-diagonal entries
+        lambda_d: float = 10.0,  # weight of the squared deviations of the diagonal from 1; study: 10 lambda_od for I
+        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
     ):
-        if kind not in ('I', 'II'): raise ValueError(f"kind: got {kind!r}, expected 'I' or 'II'")
+        if kind not in ('I', 'II'):
+            raise ValueError(f"kind: got {kind!r}, expected 'I' or 'II'")
         check_weights(lambda_od=lambda_od, lambda_d=lambda_d)
         super().__init__(encoder, decoder, likelihood)
         self.kind, self.lambda_od, self.lambda_d = kind, lambda_od, lambda_d
 
-    def penalty(self, q, z, b, t):
+    def penalty(self, q: Posterior, z: Tensor, b: Batch, t: int) -> dict:
         terms = dip_terms(code_covariance(q, self.kind))
-        return dict(kl=(1., q.kl().sum(1)), off_diagonal=(self.lambda_od, terms['off_diagonal']), diagonal=(self.lambda_d, terms['diagonal']))
+        return dict(
+            kl=(1.0, q.kl().sum(1)),
+            off_diagonal=(self.lambda_od, terms['off_diagonal']),
+            diagonal=(self.lambda_d, terms['diagonal']),
+        )

@@ -6,67 +6,102 @@
 __all__ = ['Encoder64', 'Decoder64', 'burgess64', 'locatello64']
 
 # %% ../../nbs/20_nets/00_conv64.ipynb #f78b1254
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # %% ../../nbs/20_nets/00_conv64.ipynb #ac179b0b
 class Encoder64(nn.Module):
-    "Strided convolutions and dense layers: images (B,C,64,64) -> `mu` (B,D), `log_var` (B,D); raises ValueError for other image shapes"
-    def __init__(self,
-        channels,  # C, image channels
-        latents,   # D, number of latents
-        convs,     # (channels, kernel) of each halving convolution, kernel 4 or 2
-        dense,     # widths of the dense layers
+    """Strided convolutions and dense layers: images (B,C,64,64) -> `mu` (B,D), `log_var` (B,D)
+    Raises ValueError for other image shapes, and for channels or latents below 1"""
+
+    def __init__(
+        self,
+        channels: int,  # C, image channels
+        latents: int,  # D, number of latents
+        convs: Sequence[tuple[int, int]],  # (channels, kernel) of each halving convolution, kernel 4 or 2
+        dense: Sequence[int],  # widths of the dense layers
     ):
         super().__init__()
-        if min(channels, latents) < 1: raise ValueError(f"channels, latents: got {channels}, {latents}, expected integers >= 1")
-        self.channels, self.latents = channels, latents
-        ins, layers = [channels] + [c for c, _ in convs], []
-        for i, (out, k) in zip(ins, convs): layers += [nn.Conv2d(i, out, k, 2, (k - 1) // 2), nn.ReLU()]
-        widths = [ins[-1] * 4 * 4, *dense]
+        if min(channels, latents) < 1:
+            raise ValueError(f"channels, latents: got {channels}, {latents}, expected integers >= 1")
+        self.channels = channels
+        self.latents = latents
+        layers = []
+        ins = channels
+        for out, kernel in convs:  # 64 -> 32 -> 16 -> 8 -> 4
+            conv = nn.Conv2d(ins, out, kernel, 2, (kernel - 1) // 2)
+            layers += [conv, nn.ReLU()]
+            ins = out
         layers.append(nn.Flatten())
-        for i, out in zip(widths, widths[1:]): layers += [nn.Linear(i, out), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], 2 * latents))
+        ins = ins * 4 * 4
+        for out in dense:
+            layers += [nn.Linear(ins, out), nn.ReLU()]
+            ins = out
+        self.layers = nn.Sequential(*layers, nn.Linear(ins, 2 * latents))
 
-    def forward(self, x):
-        if x.ndim != 4 or x.shape[1:] != (self.channels, 64, 64):
-            raise ValueError(f"x: got images of shape {tuple(x.shape)}, expected (B,{self.channels},64,64) for this encoder")
-        return self.layers(x).chunk(2, dim=1)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (self.channels, 64, 64)
+        if x.ndim != 4 or x.shape[1:] != shape:
+            came = tuple(x.shape)
+            raise ValueError(f"x: got images of shape {came}, expected (B,{self.channels},64,64) for this encoder")
+        mu, log_var = self.layers(x).chunk(2, dim=1)
+        return mu, log_var
 
 # %% ../../nbs/20_nets/00_conv64.ipynb #b9cf9779
 class Decoder64(nn.Module):
-    "Dense layers and transposed convolutions: `z` (B,D) -> `x_hat` (B,C,64,64), unsquashed; raises ValueError for another number of latents"
-    def __init__(self,
-        channels,  # C, image channels
-        latents,   # D, number of latents
-        dense,     # widths of the dense layers
-        convs,     # channels of the 4x4 map and after each doubling but the last
+    """Dense layers and transposed convolutions: `z` (B,D) -> `x_hat` (B,C,64,64), unsquashed
+    Raises ValueError for another number of latents"""
+
+    def __init__(
+        self,
+        channels: int,  # C, image channels
+        latents: int,  # D, number of latents
+        dense: Sequence[int],  # widths of the dense layers
+        convs: Sequence[int],  # channels of the 4x4 map and after each doubling but the last
     ):
         super().__init__()
-        self.latents, widths, layers = latents, [latents, *dense, convs[0] * 4 * 4], []
-        for i, out in zip(widths, widths[1:]): layers += [nn.Linear(i, out), nn.ReLU()]
+        self.latents = latents
+        layers = []
+        ins = latents
+        for out in [*dense, convs[0] * 4 * 4]:
+            layers += [nn.Linear(ins, out), nn.ReLU()]
+            ins = out
         layers.append(nn.Unflatten(1, (convs[0], 4, 4)))
-        for i, out in zip(convs, convs[1:]): layers += [nn.ConvTranspose2d(i, out, 4, 2, 1), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(convs[-1], channels, 4, 2, 1))
+        ins = convs[0]
+        for out in convs[1:]:  # 4 -> 8 -> 16 -> 32
+            layers += [nn.ConvTranspose2d(ins, out, 4, 2, 1), nn.ReLU()]
+            ins = out
+        last = nn.ConvTranspose2d(ins, channels, 4, 2, 1)  # 32 -> 64
+        self.layers = nn.Sequential(*layers, last)
 
-    def forward(self, z):
-        if z.ndim != 2 or z.shape[1] != self.latents: raise ValueError(f"z: got shape {tuple(z.shape)}, expected (B,{self.latents}) for this decoder")
+    def forward(self, z: Tensor) -> Tensor:
+        if z.ndim != 2 or z.shape[1] != self.latents:
+            came = tuple(z.shape)
+            raise ValueError(f"z: got shape {came}, expected (B,{self.latents}) for this decoder")
         return self.layers(z)
 
 # %% ../../nbs/20_nets/00_conv64.ipynb #ae2aafb3
 def burgess64(
-    channels=1,  # C, image channels
-    latents=10,  # D, number of latents
-):
-    "Encoder and decoder of Burgess et al. 2018, appendix A"
-    return (Encoder64(channels, latents, [(32, 4)] * 4, [256, 256]),
-            Decoder64(channels, latents, [256, 256], [32] * 4))
+    channels: int = 1,  # C, image channels
+    latents: int = 10,  # D, number of latents
+) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of Burgess et al. 2018, appendix A
+    Raises ValueError for channels or latents below 1"""
+    dense = [256, 256]
+    encoder = Encoder64(channels, latents, [(32, 4)] * 4, dense)
+    decoder = Decoder64(channels, latents, dense, [32] * 4)
+    return encoder, decoder
 
 # %% ../../nbs/20_nets/00_conv64.ipynb #b4b19259
 def locatello64(
-    channels=1,  # C, image channels
-    latents=10,  # D, number of latents
-):
-    "Encoder and decoder of Locatello et al. 2019, table 1 of the appendix"
-    return (Encoder64(channels, latents, [(32, 4), (32, 4), (64, 2), (64, 2)], [256]),
-            Decoder64(channels, latents, [256], [64, 64, 32, 32]))
+    channels: int = 1,  # C, image channels
+    latents: int = 10,  # D, number of latents
+) -> tuple[nn.Module, nn.Module]:
+    """Encoder and decoder of Locatello et al. 2019, table 1 of the appendix
+    Raises ValueError for channels or latents below 1"""
+    convs = [(32, 4), (32, 4), (64, 2), (64, 2)]
+    encoder = Encoder64(channels, latents, convs, [256])
+    decoder = Decoder64(channels, latents, [256], [64, 64, 32, 32])
+    return encoder, decoder

@@ -9,92 +9,145 @@ __all__ = ['norm', 'Conv', 'ResBlock', 'map_widths', 'ResEncoder', 'ResDecoder',
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # %% ../../nbs/20_nets/01_resnet.ipynb #52f7c084
 def norm(
-    channels, # of the map
-):
+    channels: int,  # of the map
+) -> nn.GroupNorm:
     "GroupNorm over groups of four channels, fewer if four does not divide them (Wu & He 2018)"
-    return nn.GroupNorm(channels // math.gcd(channels, 4), channels)
+    size = math.gcd(channels, 4)
+    return nn.GroupNorm(channels // size, channels)
 
 
 class Conv(nn.Conv2d):
     "Convolution whose kernels have mean zero (the centring of Qiao et al. 2019)"
-    def forward(self, x): return self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = self.weight
+        mean = w.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, w - mean, self.bias)
 
 
 class ResBlock(nn.Module):
-    "(B,I,H,W) -> (B,O,H,W): the input plus two convolutions of it, each after a norm and a leaky ReLU (He et al. 2016b, figure 4e)"
-    def __init__(self,
-        ins, # I, channels that come
-        out, # O, channels that go
+    """The input plus two convolutions of it, each after a norm and a leaky ReLU (He et al. 2016b, figure 4e)
+    (B,I,H,W) -> (B,O,H,W)"""
+
+    def __init__(
+        self,
+        ins: int,  # I, channels that come
+        out: int,  # O, channels that go
     ):
         super().__init__()
         self.skip = nn.Identity() if ins == out else nn.Conv2d(ins, out, 1, bias=False)
-        self.layers = nn.Sequential(norm(ins), nn.LeakyReLU(.2), Conv(ins, out, 3, padding=1, bias=False),
-                                    norm(out), nn.LeakyReLU(.2), Conv(out, out, 3, padding=1))
+        self.layers = nn.Sequential(
+            norm(ins),
+            nn.LeakyReLU(0.2),
+            Conv(ins, out, 3, padding=1, bias=False),
+            norm(out),
+            nn.LeakyReLU(0.2),
+            Conv(out, out, 3, padding=1),
+        )
 
-    def forward(self, x): return self.skip(x) + self.layers(x)
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.skip(x)
+        return kept + self.layers(x)
 
 # %% ../../nbs/20_nets/01_resnet.ipynb #bd4ee609
 def map_widths(
-    size,  # side of the images, a power of two >= 8
-    width, # channels after the first convolution
-):
-    "Channels of the map after each halving down to 4x4; raises ValueError for another size or a width below 1"
-    if not isinstance(size, int) or size < 8 or size & (size - 1): raise ValueError(f"size: got {size!r}, expected a power of two >= 8, e.g. 32, 64, 128 or 256")
-    if not isinstance(width, int) or width < 1: raise ValueError(f"width: got {width!r}, expected an integer >= 1")
-    return [width * min(2**i, 8) for i in range(size.bit_length() - 3)]
+    size: int,  # side of the images, a power of two >= 8
+    width: int,  # channels after the first convolution
+) -> list[int]:
+    """Channels of the map after each halving down to 4x4
+    Raises ValueError for another size or a width below 1"""
+    if not isinstance(size, int) or size < 8 or size.bit_count() != 1:
+        raise ValueError(f"size: got {size!r}, expected a power of two >= 8, e.g. 32, 64, 128 or 256")
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"width: got {width!r}, expected an integer >= 1")
+    halvings = size.bit_length() - 3
+    return [width * min(2**i, 8) for i in range(halvings)]
 
 # %% ../../nbs/20_nets/01_resnet.ipynb #2e489354
 class ResEncoder(nn.Module):
-    "Residual blocks and average pooling: images (B,C,S,S) -> `mu` (B,D), `log_var` (B,D); raises ValueError for other image shapes"
-    def __init__(self,
-        channels, # C, image channels
-        latents,  # D, number of latents
-        size,     # S, side of the images, a power of two >= 8
-        width,    # channels after the first convolution
+    """Residual blocks and average pooling: images (B,C,S,S) -> `mu` (B,D), `log_var` (B,D)
+    Raises ValueError for other image shapes, and for arguments out of range"""
+
+    def __init__(
+        self,
+        channels: int,  # C, image channels
+        latents: int,  # D, number of latents
+        size: int,  # S, side of the images, a power of two >= 8
+        width: int,  # channels after the first convolution
     ):
         super().__init__()
-        if min(channels, latents) < 1: raise ValueError(f"channels, latents: got {channels}, {latents}, expected integers >= 1")
-        self.channels, self.latents, self.size, w = channels, latents, size, map_widths(size, width)
-        layers = [nn.Conv2d(channels, width, 5, padding=2), nn.AvgPool2d(2)]
-        for i, o in zip(w, w[1:]): layers += [ResBlock(i, o), nn.AvgPool2d(2)]
-        layers += [ResBlock(w[-1], w[-1]), norm(w[-1]), nn.LeakyReLU(.2), nn.Flatten()]
-        self.layers = nn.Sequential(*layers, nn.Linear(w[-1] * 4 * 4, 2 * latents))
+        if min(channels, latents) < 1:
+            raise ValueError(f"channels, latents: got {channels}, {latents}, expected integers >= 1")
+        self.channels = channels
+        self.latents = latents
+        self.size = size
+        first, *widths = map_widths(size, width)
+        layers = [nn.Conv2d(channels, first, 5, padding=2), nn.AvgPool2d(2)]
+        ins = first
+        for out in widths:
+            layers += [ResBlock(ins, out), nn.AvgPool2d(2)]
+            ins = out
+        layers += [ResBlock(ins, ins), norm(ins), nn.LeakyReLU(0.2)]
+        last = nn.Linear(ins * 4 * 4, 2 * latents)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), last)
 
-    def forward(self, x):
-        if x.ndim != 4 or x.shape[1:] != (self.channels, self.size, self.size):
-            raise ValueError(f"x: got images of shape {tuple(x.shape)}, expected (B,{self.channels},{self.size},{self.size}) for this encoder")
-        return self.layers(x).chunk(2, dim=1)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (self.channels, self.size, self.size)
+        if x.ndim != 4 or x.shape[1:] != shape:
+            came = tuple(x.shape)
+            fits = f'(B,{self.channels},{self.size},{self.size})'
+            raise ValueError(f"x: got images of shape {came}, expected {fits} for this encoder")
+        mu, log_var = self.layers(x).chunk(2, dim=1)
+        return mu, log_var
 
 # %% ../../nbs/20_nets/01_resnet.ipynb #a18ca90a
 class ResDecoder(nn.Module):
-    "Residual blocks and repeated pixels: `z` (B,D) -> `x_hat` (B,C,S,S), unsquashed; raises ValueError for another number of latents"
-    def __init__(self,
-        channels, # C, image channels
-        latents,  # D, number of latents
-        size,     # S, side of the images, a power of two >= 8
-        width,    # channels before the last convolution
+    """Residual blocks and repeated pixels: `z` (B,D) -> `x_hat` (B,C,S,S), unsquashed
+    Raises ValueError for another number of latents, and for arguments out of range"""
+
+    def __init__(
+        self,
+        channels: int,  # C, image channels
+        latents: int,  # D, number of latents
+        size: int,  # S, side of the images, a power of two >= 8
+        width: int,  # channels before the last convolution
     ):
         super().__init__()
-        if min(channels, latents) < 1: raise ValueError(f"channels, latents: got {channels}, {latents}, expected integers >= 1")
-        self.channels, self.latents, self.size, w = channels, latents, size, map_widths(size, width)[::-1]
-        layers = [nn.Linear(latents, w[0] * 4 * 4), nn.Unflatten(1, (w[0], 4, 4)), ResBlock(w[0], w[0])]
-        for i, o in zip(w, w[1:]): layers += [nn.Upsample(scale_factor=2), ResBlock(i, o)]
-        self.layers = nn.Sequential(*layers, nn.Upsample(scale_factor=2), norm(width), nn.LeakyReLU(.2), nn.Conv2d(width, channels, 5, padding=2))
+        if min(channels, latents) < 1:
+            raise ValueError(f"channels, latents: got {channels}, {latents}, expected integers >= 1")
+        self.channels = channels
+        self.latents = latents
+        self.size = size
+        first, *widths = reversed(map_widths(size, width))
+        layers = [nn.Linear(latents, first * 4 * 4), nn.Unflatten(1, (first, 4, 4))]
+        layers.append(ResBlock(first, first))
+        ins = first
+        for out in widths:
+            layers += [nn.Upsample(scale_factor=2), ResBlock(ins, out)]
+            ins = out
+        layers += [nn.Upsample(scale_factor=2), norm(ins), nn.LeakyReLU(0.2)]
+        last = nn.Conv2d(ins, channels, 5, padding=2)
+        self.layers = nn.Sequential(*layers, last)
 
-    def forward(self, z):
-        if z.ndim != 2 or z.shape[1] != self.latents: raise ValueError(f"z: got shape {tuple(z.shape)}, expected (B,{self.latents}) for this decoder")
+    def forward(self, z: Tensor) -> Tensor:
+        if z.ndim != 2 or z.shape[1] != self.latents:
+            came = tuple(z.shape)
+            raise ValueError(f"z: got shape {came}, expected (B,{self.latents}) for this decoder")
         return self.layers(z)
 
 # %% ../../nbs/20_nets/01_resnet.ipynb #9c083f8f
 def resnet(
-    channels=1, # C, image channels
-    latents=10, # D, number of latents
-    size=64,    # S, side of the images, a power of two >= 8
-    width=32,   # channels at full size; those at 4x4 are up to eight times as many
-):
-    "Residual encoder and decoder, after Daniel & Tamar 2021, with group norm; raises ValueError for arguments out of range"
-    return ResEncoder(channels, latents, size, width), ResDecoder(channels, latents, size, width)
+    channels: int = 1,  # C, image channels
+    latents: int = 10,  # D, number of latents
+    size: int = 64,  # S, side of the images, a power of two >= 8
+    width: int = 32,  # channels at full size; those at 4x4 are up to eight times as many
+) -> tuple[nn.Module, nn.Module]:
+    """Residual encoder and decoder, after Daniel & Tamar 2021, with group norm
+    Raises ValueError for arguments out of range"""
+    encoder = ResEncoder(channels, latents, size, width)
+    decoder = ResDecoder(channels, latents, size, width)
+    return encoder, decoder

@@ -1,6 +1,7 @@
 """Metrics: time of each in `evaluate`, against the reference implementation's and scikit-learn's ways in the same run, and cost against rows.
 
 dSprites-sized factors (3, 6, 40, 32, 32; 737,280 images), 10 codes, 10,000 + 5,000 samples. Encoding is done beforehand and does not count."""
+
 import time, warnings
 
 import numpy as np
@@ -9,21 +10,21 @@ from sklearn.metrics import mutual_info_score, roc_auc_score
 
 from disent_nb import metrics
 from disent_nb.metrics.encode import Encoder
-from disent_nb.metrics.explicitness import scale_like
-from disent_nb.metrics.mig import bin_codes
+from disent_nb.metrics._explicitness import scale_like
+from disent_nb.metrics._mig import bin_codes
 from disent_nb.metrics.toy import ToyImages
 
 warnings.simplefilter('ignore')
 sizes = np.array([3, 6, 40, 32, 32])
 r = np.random.default_rng(0)
-mixing = np.eye(5, 10) + r.normal(0, .1, (5, 10))
-noise = r.normal(0, .05, (*sizes, 10)).astype(np.float32)
+mixing = np.eye(5, 10) + r.normal(0, 0.1, (5, 10))
+noise = r.normal(0, 0.05, (*sizes, 10)).astype(np.float32)
 
 
 def represent(x):
     "Five latents with a factor each, some mixing, five latents with traces, noise"
     v = (x[:, 0, 0] * 255).round().int().numpy()
-    return (v / (sizes - 1) - .5) @ mixing * 3 + noise[tuple(v.T)]
+    return (v / (sizes - 1) - 0.5) @ mixing * 3 + noise[tuple(v.T)]
 
 
 def ratio(a, b, rounds=5):
@@ -40,7 +41,7 @@ def ratio(a, b, rounds=5):
 
 def data(n, seed=0):
     v = np.random.default_rng(seed).integers(0, sizes, (n, 5))
-    return (v / (sizes - 1) - .5) @ mixing * 3 + noise[tuple(v.T)], v
+    return (v / (sizes - 1) - 0.5) @ mixing * 3 + noise[tuple(v.T)], v
 
 
 def explicitness_sklearn(codes, factors, codes_test, factors_test):
@@ -56,16 +57,27 @@ def evaluation():
     start, busy = time.perf_counter(), time.process_time()
     table = metrics.evaluate(encode, ds, bootstrap=0, progress=False)
     total, busy = time.perf_counter() - start, time.process_time() - busy
-    print(f'evaluate without intervals: {total:.1f} s ({busy:.1f} s of processor time), at most 15 s on 2 cores (the reference implementation, measured elsewhere on such a machine: about 370 s)')
-    for name, t in table.groupby('metric', sort=False).seconds.sum().sort_values(ascending=False).items(): print(f'    {name:<28}{t:>8.2f} s')
-    for row in table[table.value.isna()].itertuples(): print(f'    {row.metric}: {row.protocol}')
+    print(
+        f'evaluate without intervals: {total:.1f} s ({busy:.1f} s of processor time), at most 15 s on 2 cores (the reference implementation, measured elsewhere on such a machine: about 370 s)'
+    )
+    for name, t in table.groupby('metric', sort=False).seconds.sum().sort_values(ascending=False).items():
+        print(f'    {name:<28}{t:>8.2f} s')
+    for row in table[table.value.isna()].itertuples():
+        print(f'    {row.metric}: {row.protocol}')
 
 
 def compared():
     (c, f), (ct, ft) = data(10_000), data(5_000, 1)
     naive = lambda: [[mutual_info_score(v, b) for v in f.T] for b in bin_codes(c).T]
-    pairs = {'mutual_information / mutual_info_score': (lambda: metrics.mutual_information(c, f), naive, 5, 5),
-             'explicitness / LogisticRegression': (lambda: metrics.explicitness(c, f, ct, ft), lambda: explicitness_sklearn(c, f, ct, ft), None, 1)}
+    pairs = {
+        'mutual_information / mutual_info_score': (lambda: metrics.mutual_information(c, f), naive, 5, 5),
+        'explicitness / LogisticRegression': (
+            lambda: metrics.explicitness(c, f, ct, ft),
+            lambda: explicitness_sklearn(c, f, ct, ft),
+            None,
+            1,
+        ),
+    }
     print(f'{"here / the other way":<42}{"seconds":>9}{"other":>9}{"ratio":>9}{"at least":>10}')
     for name, (a, b, bar, rounds) in pairs.items():
         ours, theirs, times = ratio(a, b, rounds)
