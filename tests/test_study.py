@@ -1,6 +1,6 @@
 "Studies: damaged folders, other processes, scripts, data of one's own, and what a stranger's folder may do."
 
-import json, os, signal, subprocess, sys, threading, time
+import json, os, signal, subprocess, sys, textwrap, threading, time
 from pathlib import Path
 
 import numpy as np
@@ -345,3 +345,42 @@ def test_a_broken_image_is_found_before_the_first_training(tmp_path):
     pixels = PIXELS / np.float32(255)
     pixels[17, 3, 3] = np.nan
     fails(lambda: study([SPEC | dict(label='a')], tmp_path, data=pixels), 'image 17')
+
+
+# ---- code of one's own
+
+
+@pytest.fixture
+def own_method(tmp_path, monkeypatch):
+    "A function that writes a module with a model of one's own, whose loss is multiplied by a number"
+
+    def write(factor):
+        text = f"""
+            from disent_nb.methods.vae import VAE
+
+            class Mine(VAE):
+                def loss(self, *args):
+                    terms = super().loss(*args)
+                    return {{k: {factor} * v for k, v in terms.items()}}
+        """
+        (tmp_path / 'mine_of_study.py').write_text(textwrap.dedent(text))
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield write
+    sys.modules.pop('mine_of_study', None)
+
+
+def test_a_training_with_a_module_that_was_edited_is_not_taken_for_the_new_one(tmp_path, own_method):
+    "Complete or unfinished, in train and in study; a module put back gives the old row"
+    own_method(1)
+    spec = SPEC | dict(label='a', method='mine_of_study.Mine', dataset=ImageTable(PIXELS, FACTORS))
+    row = train(tmp_path / 'a-seed0', **spec)
+    begun = tmp_path / 'b.part'
+    begun.mkdir()
+    (begun / 'config.json').write_text((tmp_path / 'a-seed0' / 'config.json').read_text())
+    own_method(2)
+    fails(lambda: train(tmp_path / 'a-seed0', **spec), 'a-seed0', 'other code')
+    fails(lambda: train(tmp_path / 'b', **spec), 'b.part', 'other code')
+    fails(lambda: study([spec], tmp_path, show=silent), 'a-seed0', 'other code')
+    own_method(1)
+    assert train(tmp_path / 'a-seed0', **spec) == row

@@ -195,7 +195,7 @@ def known_rows(
         unknown = table.isna()
     else:  # a csv file has the mark as a text where other entries are texts
         unknown = table.apply(lambda column: (column == missing) | (column.astype(str) == str(missing)))
-    keep = ~unknown.any(axis=1).to_numpy()
+    keep = np.asarray(~unknown.any(axis=1))
     if not keep.any():
         raise ValueError(f"missing: got {missing!r}, which leaves no row of factors")
     return keep
