@@ -35,7 +35,9 @@ SPEC = dict(
 )
 
 BARS = """
+import os
 import torch
+from disent_nb.train.checkpoint import Checkpoint
 from disent_nb.data.factors import FactorDataset, FactorSpace
 
 class Bars(FactorDataset):
@@ -48,6 +50,16 @@ class Bars(FactorDataset):
         pixel = torch.arange(8)
         lit = (place <= pixel) & (pixel <= place + width)
         return 255 * lit[:, None, None].expand(-1, 1, 8, 8).byte().contiguous()
+
+load = Checkpoint.load
+
+def load_and_note(self, loop, state):
+    "Note from which step a training goes on"
+    with open(os.environ['CHAOS_RESUMED'], 'a') as f:
+        f.write(f"{state['t']}\\n")
+    load(self, loop, state)
+
+Checkpoint.load = load_and_note
 """
 
 PARAMETERS = """
@@ -122,8 +134,8 @@ class Forks:
     "The process that forks"
 
     def __init__(self, folder):
-        self.log = folder / 'log.txt'
-        env = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1')
+        self.log, self.resumed = folder / 'log.txt', folder / 'resumed.txt'
+        env = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='1', CHAOS_RESUMED=str(self.resumed))
         env['PYTHONPATH'] = os.pathsep.join([str(folder), *filter(None, [env.get('PYTHONPATH')])])
         words = [sys.executable, '-c', FORKS]
         self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
@@ -149,17 +161,20 @@ class Forks:
 
 
 def kill(process, how, rng):
-    "End a try: with all that it has started, alone, or one of those that it has started"
+    "End a try: with all that it has started, alone, or one of those that it has started; whether there was one"
     try:
         below = process.children(recursive=True)
         victims = dict(all=[process, *below], alone=[process], child=below and [rng.choice(below)])[how]
     except psutil.NoSuchProcess:
         victims = []
+    hit = False
     for victim in victims:
         try:
             victim.kill()
+            hit = True
         except psutil.NoSuchProcess:
             pass
+    return hit
 
 
 @pytest.fixture(scope='module')
@@ -239,9 +254,9 @@ def storm(forks, kind, words, out, kills, seconds, rng, hows):
     while hits < kills:
         process, how = forks.start(kind, words), next(hows)
         time.sleep(rng.uniform(0, seconds))
-        kill(process, how, rng)
+        hit = kill(process, how, rng)
         code = forks.wait()
-        hits += code != 0
+        hits += hit and code != 0
         for folder in complete_folders(out):
             assert stamps.setdefault(folder, stamp(folder)) == stamp(folder), 'a complete training was made again'
         if code == 0:
@@ -316,3 +331,5 @@ def test_killed_studies_lose_nothing_and_do_nothing_twice(chaos, tmp_path):
         ['all', 'alone', 'child'],
         lambda out: check(out, want, METHODS),
     )
+    steps = [int(line) for line in forks.resumed.read_text().split()]
+    assert max(steps) > 0, 'no training went on where it was'

@@ -18,7 +18,7 @@ from disent_nb.core import load_object, mix, plain
 from disent_nb.runs import folder as folder_module
 from disent_nb.runs.folder import RunFolder, locked, provenance, read_record, recorded
 from disent_nb.runs.parameters import from_text, from_yaml, parameter_comments, parameters, path_parameters, resolve
-from disent_nb.runs.run import RunFailed, find_experiment, is_done, run, run_id
+from disent_nb.runs.run import RunFailed, find_experiment, inputs_of, is_done, run, run_id
 
 command = Path(sys.executable).parent / 'disent-nb'
 SCORES = "import json\nopen('metrics.json', 'w').write(json.dumps(dict(a=1)))"
@@ -121,6 +121,10 @@ def test_cells_that_papermill_takes_are_read_as_python_reads_them(tmp_path, cell
         ('n = 10**10**10', 1, 'n'),
         ('n = "a" * 10**10', 1, 'n'),
         ('n = [[0] * 1000] * 10**8', 1, 'n'),
+        ('n = 3' + '\nn *= n' * 40, 14, 'n'),
+        ('n = [1]' + '\nn += n' * 40, 18, 'n'),
+        ('n = "a"' + '\nn = f"{n}{n}"' * 40, 18, 'n'),
+        ('n = 1' + '\nn = [n, n]' * 40, 17, 'n'),
         ('n = 1 / 0', 1, 'n'),
         ('n = unknown', 1, 'n'),
         ('n = b"x"', 1, 'n'),
@@ -161,6 +165,19 @@ def test_paths_are_taken_from_where_the_user_stands(tmp_path, monkeypatch):
     for value in ('picturez', '~nobody-of-this-name/x'):
         with pytest.raises(ValueError, match=f'images: got {value!r}'):
             resolve(notebook, None, dict(images=value))
+
+
+def test_paths_among_the_options_of_a_dataset_are_taken_from_where_the_user_stands(tmp_path, monkeypatch):
+    notebook = notebook_of(tmp_path / 'far', 'dataset_options = {}')
+    (tmp_path / 'pictures').mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = dict(images='pictures', factors='folders', size=8, names=['a'])
+    made = resolve(notebook, None, dict(dataset_options=given))
+    assert made['dataset_options'] == given | dict(images=str(tmp_path / 'pictures'))
+    assert inputs_of(notebook, made) == [str(tmp_path / 'pictures')]
+    for name in ('path', 'images', 'factors'):
+        with pytest.raises(ValueError, match=f"dataset_options.{name}: got 'picturez'"):
+            resolve(notebook, None, dict(dataset_options={name: 'picturez'}))
 
 
 # ---- texts

@@ -257,12 +257,13 @@ Trained by `{experiment}` of disent_nb {version} in {seconds} s on {device}.
 ## How to load it
 
 ```python
-from disent_nb.runs.study import load_run
+from disent_nb.train.checkpoint import load_model
 
-dataset, model = load_run('{folder}')  # the folder that holds this file
+model = load_model('model.safetensors')  # the file beside this one
 ```
 
-`model.safetensors` holds the weights, `config.json` all parameters, `metrics.json` all scores.
+`model.safetensors` holds the weights, `config.json` all parameters, `metrics.json` all scores. With the three of them
+in one folder, `disent_nb.runs.study.load_run(folder)` gives the dataset as well.
 
 ## Where it comes from
 
@@ -324,7 +325,6 @@ def card(
         device=config['device'] or 'an unknown device',
         parameters=rows_of(plain(params), 'parameter'),
         scores=rows_of(numbers, 'score'),
-        folder='FOLDER',
         origin=rows_of(origin, 'what'),
     )
 

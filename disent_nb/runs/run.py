@@ -28,7 +28,7 @@ import disent_nb
 from ..core import atomic_path, nearest, pick_device, plain
 from .folder import check_same, code_of, import_folders, locked, read_record, recorded
 from .parameters import from_text, from_yaml, parameter_comments, parameters, parameters_cell
-from .parameters import path_parameters, presets, read_yaml, resolve
+from .parameters import dataset_paths, path_parameters, presets, read_yaml, resolve
 from .report import page, summary_of
 
 # %% ../../nbs/80_runs/01_run.ipynb #d52595ef
@@ -327,7 +327,9 @@ def inputs_of(
 ) -> list[str]:
     "The files and folders that its parameters name"
     named = [params.get(name) or [] for name in path_parameters(notebook)]
-    return [path for value in named for path in ([value] if isinstance(value, str) else value)]
+    named += dataset_paths(params.get('dataset_options', {})).values()
+    paths = [path for value in named for path in ([value] if isinstance(value, str) else value)]
+    return [path for path in paths if isinstance(path, str)]
 
 
 def check_extras() -> None:
