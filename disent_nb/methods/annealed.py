@@ -24,7 +24,7 @@ class AnnealedVAE(VAE):
         gamma: float = 1000.0,  # weight of the deviation from the capacity
         c_max: float = 25.0,  # capacity in the end, nats
         c_steps: int = 100_000,  # steps until then
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         check_weights(gamma=gamma, c_max=c_max)
         if not c_steps >= 1:

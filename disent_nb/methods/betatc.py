@@ -28,7 +28,7 @@ class BetaTCVAE(VAE):
         beta: float = 6.0,  # weight of the total correlation
         gamma: float = 1.0,  # weight of the dimension-wise KL
         estimator: str = 'weighted',  # of q(z): 'weighted' or 'stratified', see `prob.kl_decomposition`
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
         memory: int = 0,  # extension: posteriors of the latest batches that join the estimate of q(z), e.g. 1024
     ):
         check_weights(alpha=alpha, beta=beta, gamma=gamma)

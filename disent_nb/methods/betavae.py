@@ -22,7 +22,7 @@ class BetaVAE(VAE):
         encoder: nn.Module,  # images (B,C,H,W) -> `mu`, `log_var` (B,D)
         decoder: nn.Module,  # `z` (B,D) -> `x_hat` (B,C,H,W), before squashing
         beta: float = 4.0,  # weight of the KL term
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         check_weights(beta=beta)
         super().__init__(encoder, decoder, likelihood)

@@ -48,7 +48,7 @@ class DIPVAE(VAE):
         kind: str = 'II',  # covariance of the means ('I') or of the samples ('II')
         lambda_od: float = 10.0,  # weight of the squared off-diagonal entries
         lambda_d: float = 10.0,  # weight of the squared deviations of the diagonal from 1; study: 10 lambda_od for I
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         if kind not in ('I', 'II'):
             raise ValueError(f"kind: got {kind!r}, expected 'I' or 'II'")

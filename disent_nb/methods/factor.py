@@ -59,7 +59,7 @@ class FactorVAE(VAE):
         decoder: nn.Module,  # `z` (B,D) -> `x_hat` (B,C,H,W), before squashing
         gamma: float = 30.0,  # weight of the total correlation
         width: int = 1000,  # units of each of the discriminator's six hidden layers
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         check_weights(gamma=gamma)
         super().__init__(encoder, decoder, likelihood)

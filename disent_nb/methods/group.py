@@ -150,7 +150,7 @@ class GroupVAE(BetaVAE):
         factors: Sequence[int] | None = None,  # known: column that each of the first latents follows, see `change_mask`
         unassigned: str = 'shared',  # known: latents that follow no factor are 'shared' or 'private'
         count: str = 'view',  # KL of a shared latent: once per 'view' or once per 'group'
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         check_choice('merge', merge, MERGES)
         check_choice('choose', choose, ('known', 'adaptive'))

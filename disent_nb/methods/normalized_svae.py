@@ -52,7 +52,7 @@ class NormalizedSVAE(SVAE):
         choose: str = 'known',  # as for `SVAE`
         factors: Sequence[int] | None = None,  # as for `SVAE`
         assigned: int | None = None,  # as for `SVAE`
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         check_weights(columns=columns)
         super().__init__(encoder, decoder, beta, weight, choose, factors, assigned, likelihood=likelihood)

@@ -96,7 +96,7 @@ class SoftIntroVAE(VAE):
         beta_neg: float = 256.0,  # weight of the KL of generated images for the encoder
         gamma_r: float = 1e-8,  # weight of the reconstruction of generated images for the decoder; 0 saves the work
         vae_steps: int = 0,  # steps of plain VAE before the adversarial ones begin
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         super().__init__(encoder, decoder, likelihood)
         self.set_weights(beta_rec=beta_rec, beta_kl=beta_kl, beta_neg=beta_neg, gamma_r=gamma_r, vae_steps=vae_steps)
@@ -148,7 +148,7 @@ class SoftIntroTCVAE(SoftIntroVAE, BetaTCVAE):
         beta_neg: float = 256.0,  # weight of the three parts of generated images for the encoder
         gamma_r: float = 1e-8,  # weight of the reconstruction of generated images for the decoder; 0 saves the work
         vae_steps: int = 0,  # steps of beta-TCVAE before the adversarial ones begin
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
         per_image: bool = False,  # each generated image by its own summands of the estimates, not by the batch's means
     ):
         BetaTCVAE.__init__(self, encoder, decoder, alpha, beta, gamma, estimator, likelihood)

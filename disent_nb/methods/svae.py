@@ -93,7 +93,7 @@ class SVAE(BetaVAE):
         assigned: int | None = None,  # N, number of assigned latents; None: as many as factors if known, else all
         margin: float | None = None,  # extension: distance beyond which a target is not repelled; None for no bound
         attraction: float = 1.0,  # extension: factor on `together`
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         if choose not in CHOICES:
             raise ValueError(f"choose: got {choose!r}, expected one of {list(CHOICES)}{nearest(choose, CHOICES)}")

@@ -21,15 +21,15 @@ from ..train.method import Model
 # %% ../../nbs/40_methods/02_vae.ipynb #68d89c61
 def check_decoder(
     decoder: nn.Module,  # codes (B,D) -> `x_hat` (B,C,H,W)
-    likelihood: str,  # 'bernoulli' or 'gaussian'
+    likelihood: str,  # one of `prob.LIKELIHOODS`
 ) -> None:
     """A decoder that leaves the squashing to the likelihood
     Raises ValueError for one that ends in a sigmoid and an unknown likelihood"""
-    find_likelihood(likelihood)
+    squashes = find_likelihood(likelihood).mean is torch.sigmoid
     last = list(decoder.modules())[-1]
-    if likelihood == 'bernoulli' and isinstance(last, (nn.Sigmoid, nn.Softmax, nn.Hardsigmoid)):
+    if squashes and isinstance(last, (nn.Sigmoid, nn.Softmax, nn.Hardsigmoid)):
         name = type(last).__name__
-        raise ValueError(f"decoder: ends in {name}, expected logits, which likelihood='bernoulli' squashes itself")
+        raise ValueError(f"decoder: ends in {name}, expected logits, which likelihood={likelihood!r} squashes itself")
 
 
 def count_latents(
@@ -63,7 +63,7 @@ class VAE(Model):
         self,
         encoder: nn.Module,  # images (B,C,H,W) -> `mu`, `log_var` (B,D)
         decoder: nn.Module,  # `z` (B,D) -> `x_hat` (B,C,H,W), before squashing
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         super().__init__()
         check_decoder(decoder, likelihood)

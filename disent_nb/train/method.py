@@ -79,7 +79,7 @@ class Method(nn.Module):
         "The plain hyperparameters"
         shown = []
         for name, value in vars(self).items():
-            if isinstance(value, (int, float, str)) and name != 'training' and name[0] != '_':
+            if isinstance(value, (int, float, str, list)) and name != 'training' and name[0] != '_':
                 shown.append(f'{name}={value!r}')
         return ', '.join(shown)
 
