@@ -178,11 +178,12 @@ class LayeredVAE(Levels):
         self.beta, self.kl_from = level_betas(beta, len(sizes), kl_from), kl_from
         self.l1, self.l2, self.l2_form = l1, l2, l2_form
 
-    def penalty(self, i: int, q: Posterior, t: int) -> dict:
-        "Terms of the code of level i, from 1, at step t"
+    def level_terms(self, i: int, rec: Tensor, q: Posterior, t: int) -> dict:
+        "Terms of level i, from 1, with the reconstruction `rec` (B,), at step t"
+        terms = {f'rec{i}': (1.0, rec)}
         if i < self.kl_from:
-            return {}
-        return {f'kl{i}': (self.beta[i - 1], q.kl().sum(1))}
+            return terms
+        return terms | {f'kl{i}': (self.beta[i - 1], q.kl().sum(1))}
 
     def weight_terms(self) -> dict:
         "Terms of the encoders between levels"
@@ -195,7 +196,7 @@ class LayeredVAE(Levels):
         terms = {}
         for i, (q, decoder) in enumerate(zip(self.posteriors(b.x), self.decoders), 1):
             rec = self.nll(decoder(q.sample()), b.x)
-            terms |= {f'rec{i}': (1.0, rec)} | self.penalty(i, q, t)
+            terms |= self.level_terms(i, rec, q, t)
         yield 'vae', terms | self.weight_terms()
 
     @classmethod
