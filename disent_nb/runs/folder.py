@@ -126,7 +126,7 @@ def import_folders(
     beside, here = str(Path(notebook).resolve().parent), os.getcwd()
     return [beside] if beside == here else [beside, here]
 
-
+# %% ../../nbs/80_runs/00_folder.ipynb #2ac5504b
 def own_modules(
     notebook: str | Path | None,  # path of an experiment, if there is one
     params: dict | None = None,  # its parameters, which may name modules
@@ -379,7 +379,7 @@ def check_same(
         if was.get(part) != code.get(part):
             raise ValueError(f"run: {name} was made by {about}; delete the folder, or repeat the run with --force")
 
-
+# %% ../../nbs/80_runs/00_folder.ipynb #da857c1a
 def is_complete(
     folder: Path,  # of a run or a training
 ) -> bool:
