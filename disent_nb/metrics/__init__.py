@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/50_metrics/00_index.ipynb #ed3b35b7
 from ._average_mse_of_others import average_mse_of_others
 from ._best_disentanglement import best_disentanglement
-from ._dci import DCI, dci, dci_scores
+from ._dci import DCI, dci, dci_scores, subset_disentanglement
 from ._dci_per_latent import DCIPerLatent, dci_per_latent
 from ._evaluate import evaluate, find_metrics
 from ._explicitness import explicitness, explicitness_per_factor
@@ -57,6 +57,7 @@ __all__ = [
     'mutual_information',
     'mutual_information_sampled',
     'sap',
+    'subset_disentanglement',
     'udr',
     'udr_matrix',
     'z_diff',

@@ -85,9 +85,10 @@ def dci_per_latent(
     values: ArrayLike,  # factor values, numbers `(N,K)`
     degree: int = 4,  # highest power of the latent, 1 to 100
     subset: Sequence[int] | None = None,  # columns of the factors to score alone, see `dci_scores`
+    keep: str = 'sum',  # which latents are kept for the subset: 'sum' or 'max', see `dci_scores`
 ) -> DCIPerLatent:
     """Both scores from R2 of polynomial fits, latent by latent (thesis, section 3.2.1, method B)
     Raises ValueError for unusable arrays or options"""
     importance = polynomial_r2(codes, values, degree)
-    disentanglement, completeness = dci_scores(importance, subset)
+    disentanglement, completeness = dci_scores(importance, subset, keep)
     return DCIPerLatent(disentanglement, completeness, importance)
