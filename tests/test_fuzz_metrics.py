@@ -103,6 +103,7 @@ GOOD = dict(
     subset=[None, [0], [1, 0], np.array([1])],
     columns=[[0], [1, 0], np.array([1])],
     keep=['sum', 'max'],
+    periods=[None, {0: 9}, {0: 100, 1: 1e150 / 2}, {}],
     metrics=['mig', ['irs', mig], 'infomec', 'sap'],
     f=[mig, len, 'mig', lambda codes: 1.0],
     o=[mig, len, 'mig'],

@@ -288,6 +288,28 @@ nan = codes.copy()
 nan[3, 1] = np.nan
 
 
+def test_circles():
+    h = np.repeat(np.arange(120), 5)
+    turn = 2 * np.pi * h / 120
+    z = np.c_[np.cos(turn), np.sin(turn), np.cos(turn + 1)]
+    v = np.c_[h, h % 5]
+    circle = polynomial_r2(z, v, periods={0: 120})
+    assert np.allclose(circle[:, 0], 0.5) and polynomial_r2(z, v)[0, 0] < 0.01
+    assert np.array_equal(circle[:, 1], polynomial_r2(z, v)[:, 1])  # other factors stay
+    for scaled, period in ((h / 120, 1), (h * 3 - 1000, 360), (turn, 2 * np.pi)):
+        assert np.allclose(polynomial_r2(z, scaled[:, None], periods={0: period}), circle[:, :1])
+    s = dci_per_latent(z, v, periods={0: 120})
+    assert np.array_equal(s.importance, circle) and (s.disentanglement, s.completeness) == dci_scores(circle)
+    assert np.allclose(best_disentanglement(z, v, periods={0: 120}), best_gaps(circle))
+    start = r.integers(120, size=10)
+    noisy = h[:, None] / 50 + r.normal(0, 0.3, (600, 1))
+    turned = [polynomial_r2(noisy, ((h + s) % 120)[:, None], periods={0: 120})[0, 0] for s in start]
+    assert np.ptp(turned) < 1e-9
+    for bad in ({0: 100}, {2: 120}, {'hue': 120}, [120], {0: 1e9 * 120}, {0: None}):
+        with pytest.raises(ValueError, match='^periods: got'):
+            dci_per_latent(z, v, periods=bad)
+
+
 @pytest.mark.parametrize('f', [dci_per_latent, best_disentanglement, polynomial_r2, spearman, latent_summary, infomec])
 @pytest.mark.parametrize(
     'c, y, word',
