@@ -178,7 +178,7 @@ def test_minimality_sufficiency_known_answers():
     assert np.allclose(nuisance, [0.5, 1, 1], atol=0.01)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 @given(data(), st.randoms(use_true_random=False))
 def test_minimality_sufficiency_of_anything(case, random):
     z, f = case

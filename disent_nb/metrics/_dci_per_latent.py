@@ -57,28 +57,34 @@ def on_circle(
     period: float,  # difference of two numbers that mean the same value
 ) -> np.ndarray:
     "Cosine and sine of the angle, which is 0 at the smallest value `(N,2)`"
-    angle = 2 * np.pi * (values - values.min()) / period
-    return np.stack([np.cos(angle), np.sin(angle)], 1)
+    turns = (values - values.min()) / period
+    angle = 2 * np.pi * turns
+    point = [np.cos(angle), np.sin(angle)]
+    return np.stack(point, 1)
 
 
 def check_periods(
     periods: dict[int, float] | None,  # column of a factor -> its period; None: no factor is a circle
     values: np.ndarray,  # factor values `(N,K)`
 ) -> dict[int, float]:
-    """The periods as floats by column
-    Raises ValueError for another kind of mapping, for columns that are none, and for periods that do not fit the values"""
-    k = values.shape[1]
+    """The periods as they are, {} for None
+    Raises ValueError for another mapping, columns that are none, and periods that do not fit the values"""
+    columns = range(values.shape[1])
     found = {} if periods is None else periods
-    wanted = f'{{column: period}} with columns from 0..{k - 1}'
-    if not isinstance(found, dict) or not all(type(c) in (int, np.int64) and 0 <= c < k for c in found):
+    if not isinstance(found, dict) or not all(type(c) in (int, np.int64) and c in columns for c in found):
+        wanted = f'{{column: period}} with columns from 0..{len(columns) - 1}'
         raise ValueError(f"periods: got {periods!r:.80}, expected {wanted}")
     for c, period in found.items():
-        span = values[:, c].max() - values[:, c].min()
-        if not is_real(period) or not span * (1 - 1e-9) <= period < 1e150 or not period > 0:
-            raise ValueError(f"periods: got {period!r:.80} for column {c}, expected at least the range {span:.6g}")
-        if on_circle(values[:, c], period).std(0).max() < 1e-9:
-            raise ValueError(f"periods: got {period!r:.80} for column {c}, for which all values are one point")
-    return {int(c): float(period) for c, period in found.items()}
+        v = values[:, c]
+        span = np.ptp(v)
+        got = f'periods: got {period!r:.80} for column {c}'
+        fits = is_real(period) and 0 < period < 1e150 and span * (1 - 1e-9) <= period
+        if not fits:
+            raise ValueError(f"{got}, expected at least the range {span:.6g}")
+        spread = on_circle(v, float(period)).std(0)
+        if spread.max() < 1e-9:
+            raise ValueError(f"{got}, for which all values are one point")
+    return found
 
 # %% ../../nbs/50_metrics/10_dci_per_latent.ipynb #7f4fe5af
 def regression_targets(
@@ -86,11 +92,13 @@ def regression_targets(
     periods: dict[int, float],  # column of a factor -> its period
 ) -> tuple[np.ndarray, np.ndarray]:
     "Centred columns `(N,T)` whose squares sum to 1 for each factor, and where each factor starts among them `(K,)`"
-    parts = list(to_unit_size(values)[:, :, None].transpose(1, 0, 2))
+    unit = to_unit_size(values)
+    parts = [column[:, None] for column in unit.T]
     for k, period in periods.items():
-        parts[k] = on_circle(values[:, k], period)
+        parts[k] = on_circle(values[:, k], float(period))
     widths = [part.shape[1] for part in parts]
-    starts = np.cumsum(widths) - widths
+    ends = np.cumsum(widths)
+    starts = ends - widths
     y = np.concatenate(parts, 1)
     y = y - y.mean(0)
     squares = np.linalg.norm(y, axis=0) ** 2

@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['MinimalitySufficiency', 'minimality_sufficiency']
 
-# %% ../../nbs/50_metrics/18_dependent_factors.ipynb #fdd38fa4
+# %% ../../nbs/50_metrics/18_dependent_factors.ipynb #da7873f1
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import entr
+from sklearn.metrics.cluster import expected_mutual_information
 
 from ._mig import bin_codes, check_bins, entropy, mutual_information
 from .inputs import check_codes
 
-# %% ../../nbs/50_metrics/18_dependent_factors.ipynb #493637c2
+# %% ../../nbs/50_metrics/18_dependent_factors.ipynb #4b37db88
 def joint_column(
     *columns: np.ndarray,  # of classes from 0 on `(N,)`
 ) -> np.ndarray:
@@ -27,15 +29,11 @@ def joint_column(
 
 def class_entropy(
     column: np.ndarray,  # of classes `(N,)`
-    corrected: bool = False,  # whether the mean error of the estimate is removed (Miller & Madow)
 ) -> float:
     "Entropy in nats, from the frequencies in these rows"
     _, counts = np.unique(column, return_counts=True)
-    n = len(column)
-    p = counts / n
-    nats = -(p * np.log(p)).sum()
-    correction = (len(counts) - 1) / (2 * n) if corrected else 0
-    return float(nats + correction)
+    p = counts / len(column)
+    return float(entr(p).sum())
 
 
 def minimality(
@@ -49,42 +47,86 @@ def minimality(
     explained = information.max(1)[varies] / entropies[varies]
     return float(np.minimum(explained, 1).mean())
 
-# %% ../../nbs/50_metrics/18_dependent_factors.ipynb #a5b3cf7f
-def corrected_information(
+# %% ../../nbs/50_metrics/18_dependent_factors.ipynb #f7595d33
+def cell_counts(
     a: np.ndarray,  # classes `(N,)`
     b: np.ndarray,  # classes `(N,)`
+) -> np.ndarray:
+    "How often each class of `a` that occurs meets each class of `b` that occurs"
+    rows, i = np.unique(a, return_inverse=True)
+    columns, j = np.unique(b, return_inverse=True)
+    cells = i * len(columns) + j
+    counts = np.bincount(cells, minlength=len(rows) * len(columns))
+    return counts.reshape(len(rows), len(columns))
+
+
+def chance_information(
+    z: np.ndarray,  # classes `(N,)`
+    v: np.ndarray,  # classes `(N,)`
+    given: np.ndarray,  # classes `(N,)`
 ) -> float:
-    "Mutual information in nats from corrected entropies, not below 0"
-    apart = class_entropy(a, True) + class_entropy(b, True)
-    together = class_entropy(joint_column(a, b), True)
-    return max(0.0, apart - together)
+    "Mean I(z; v | given) in nats if the rows of `z` are reordered within each class of `given`"
+    order = np.argsort(given, kind='stable')
+    borders = np.flatnonzero(np.diff(given[order])) + 1
+    nats = 0.0
+    for rows in np.split(order, borders):
+        counts = cell_counts(z[rows], v[rows])
+        if 1 not in counts.shape:
+            nats += len(rows) * expected_mutual_information(counts, len(rows))
+    return nats / len(z)
 
 
-def own_and_pair(
+def adjusted_information(
+    z: np.ndarray,  # classes `(N,)`
+    v: np.ndarray,  # classes `(N,)`
+    given: np.ndarray,  # classes `(N,)`; all equal: no condition
+) -> float:
+    "I(z; v | given) in nats, adjusted for chance, not below 0"
+    known = class_entropy(given)
+    of_z = class_entropy(joint_column(z, given)) - known
+    of_v = class_entropy(joint_column(v, given)) - known
+    found = of_z + of_v + known - class_entropy(joint_column(z, v, given))
+    most = min(of_z, of_v)
+    by_chance = chance_information(z, v, given)
+    if most - by_chance < 1e-9:
+        return 0.0
+    adjusted = most * (found - by_chance) / (most - by_chance)
+    return max(0.0, float(adjusted))
+
+# %% ../../nbs/50_metrics/18_dependent_factors.ipynb #6ddfc8c8
+LEAST = 0.02  # fraction of a factor's entropy; a latent that knows less of each factor is taken for noise
+
+
+def own_and_other(
     z: np.ndarray,  # bins of one latent `(N,)`
     classes: np.ndarray,  # classes of the factors `(N,K)`
+    entropies: np.ndarray,  # of the factors in nats `(K,)`
 ) -> tuple[float, float]:
-    "I(z; v_k) for the factor k that the latent knows most about, and the largest I(z; (v_k, v_i)), in nats"
-    known = np.array([corrected_information(z, v) for v in classes.T])
+    "I(z; v_k) for the factor k that the latent knows most about, and the largest I(z; v_i | v_k), in nats"
+    nothing = np.zeros_like(z)
+    known = np.array([adjusted_information(z, v, nothing) for v in classes.T])
+    if not (known > LEAST * entropies).any():
+        return 0.0, 0.0
     most = known.max()
-    pairs = []
+    others = []
     for k in np.flatnonzero(known >= most * (1 - 1e-9)):
-        own = classes[:, k]
-        both = [corrected_information(z, joint_column(own, v)) for v in classes.T]
-        pairs.append(max(most, *both))
-    return float(most), float(min(pairs))
+        rest = np.delete(classes, k, 1)
+        added = [adjusted_information(z, v, classes[:, k]) for v in rest.T]
+        others.append(max(added, default=0.0))
+    return float(most), min(others)
 
 
 def invariance(
     binned: np.ndarray,  # bins of the latents `(N,D)`
     classes: np.ndarray,  # classes of the factors `(N,K)`
 ) -> float:
-    "Fraction of what the latents know about their own factor and one more that is about their own, in [0,1]"
-    known = np.array([own_and_pair(z, classes) for z in binned.T])
-    own, pair = known.sum(0)
-    return float(own / pair) if pair > 0 else 0.0
+    "Part of the latents' information on their own factor and one more that is about their own, in [0,1]"
+    entropies = np.array([class_entropy(v) for v in classes.T])
+    known = np.array([own_and_other(z, classes, entropies) for z in binned.T])
+    own, other = known.sum(0)
+    return float(own / (own + other)) if own > 0 else 0.0
 
-# %% ../../nbs/50_metrics/18_dependent_factors.ipynb #a21544a9
+# %% ../../nbs/50_metrics/18_dependent_factors.ipynb #e4860c3c
 @dataclass(frozen=True, eq=False)
 class MinimalitySufficiency:
     "What `minimality_sufficiency` found"
