@@ -1,6 +1,7 @@
 "DCI: scikit-learn's trees and the reference implementation's matrices, known answers, properties, and inputs of every kind."
 
 import math, warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from references.read import representation, scores
 from sklearn.ensemble import GradientBoostingClassifier
 
-from disent_nb.metrics import dci, dci_scores
+from disent_nb.metrics import dci, dci_scores, subset_disentanglement
 from disent_nb.metrics._dci import CLASSIFIERS, REGRESSORS, boosted_trees, kept_latents, rank_codes
 from disent_nb.metrics.inputs import is_metric
 from disent_nb.metrics.toy import toy_codes, toy_factors
@@ -163,6 +164,76 @@ def test_subset():
     assert kept_latents(np.array([[1.0, 2, 3], [3, 2, 1], [2, 1, 1]]), [2]).tolist() == [False, False, False]
     assert kept_latents(np.array([[1.0, 2, 3], [3, 2, 1], [2, 1, 1]]), [1, 2]).tolist() == [True, False, False]
     assert dci_scores(np.eye(3), [1]) == (1, 1) and dci_scores(np.ones((2, 3)), [0]) == (0, 0)
+    one_large = np.array([[0, 0.4, 0.3, 0.3], [1, 0, 0, 0]])
+    assert kept_latents(one_large, [1], 'max').tolist() == [True, False]
+    assert dci_scores(one_large, [1], 'max') == (1, 1) and dci_scores(one_large, [1], 'sum') == (0, 0)
+    part = score(z, subset=[1, 2], keep='max')
+    assert (part.disentanglement, part.completeness) == dci_scores(s.importance, [1, 2], 'max')
+
+
+PUBLISHED = dict(np.load(Path(__file__).parent / 'references' / 'boxhead_scores.npz'))
+CHILD = [3, 4, 5, 6]
+
+
+def test_published_scores_of_boxhead():
+    "Scores of 140 trained models, as their authors published them"
+    found = [subset_disentanglement(m, CHILD, 'max') for m in PUBLISHED['importance']]
+    child, overall = np.transpose(found)
+    assert len(found) == 140 and (PUBLISHED['child'] == 0).sum() == 16
+    assert abs(child - PUBLISHED['child']).max() < 1e-12
+    assert abs(overall - PUBLISHED['overall']).max() < 1e-12
+    by_sum = [subset_disentanglement(m, CHILD, 'sum')[0] for m in PUBLISHED['importance']]
+    assert abs(by_sum - PUBLISHED['child']).max() > 0.1  # the rule matters
+    in_another_order = [subset_disentanglement(m, CHILD[::-1], 'max')[0] for m in PUBLISHED['importance']]
+    assert np.allclose(in_another_order, PUBLISHED['child'], atol=1e-12)
+
+
+def entropy_in_base(p, base):
+    return -sum(x * math.log(x) for x in p) / math.log(base)
+
+
+def naive_blocks(m, columns, keep):
+    "Row by row"
+    others = [k for k in range(m.shape[1]) if k not in columns]
+    rule = dict(max=lambda a, b: max(a) >= max(b, default=0), sum=lambda a, b: sum(a) > sum(b))[keep]
+    kept = [rule([row[k] for k in columns], [row[k] for k in others]) for row in m]
+    scores = []
+    for block, rows in ((columns, kept), (others, [not k for k in kept])):
+        part = [[row[k] for k in block] for row, wanted in zip(m, rows) if wanted]
+        total = sum(map(sum, part))
+        score = 0.0
+        for row in part:
+            p = [(x + 1e-11) / (sum(row) + 1e-11 * len(row)) for x in row]
+            score += sum(row) / total * (1 - entropy_in_base(p, max(2, len(row)))) if sum(row) else 0
+        scores.append(score)
+    return scores
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 5), st.integers(1, 6), st.sampled_from(['max', 'sum']), st.data())
+def test_two_blocks_of_any_matrix(d, k, keep, data):
+    m = data.draw(arrays(float, (d, k), elements=st.one_of(st.just(0.0), st.just(0.5), st.floats(1e-12, 10))))
+    columns = data.draw(st.lists(st.integers(0, k - 1), min_size=1, unique=True))
+    found = subset_disentanglement(m, columns, keep)
+    assert np.allclose(found, naive_blocks(m, columns, keep), atol=1e-9)
+    assert all(type(s) is float and 0 <= s <= 1 + 1e-12 for s in found)
+    assert subset_disentanglement(m, range(k), keep)[1] == 0 and subset_disentanglement(0 * m, columns, keep) == (0, 0)
+
+
+def test_a_block_of_one_column():
+    assert subset_disentanglement([[1, 0], [0, 1]], [0]) == (1, 1)
+    assert subset_disentanglement([[1], [0]], [0]) == (1, 0)
+    assert subset_disentanglement([[0, 1, 1], [0, 1, 1]], [0])[0] == 0
+    for bad in (
+        dict(keep='mean'),
+        dict(columns=[3]),
+        dict(columns=[1, 1]),
+        dict(columns=[]),
+        dict(importance=[[-1, 0]]),
+    ):
+        arguments = dict(importance=np.eye(3), columns=[1], keep='max') | bad
+        with pytest.raises(ValueError, match=f'^{next(iter(bad))}: got'):
+            subset_disentanglement(**arguments)
 
 
 @settings(deadline=None, max_examples=150)
@@ -275,6 +346,7 @@ nan[3, 1] = np.nan
         (dict(model='ligthgbm'), "model.*'lightgbm'"),
         (dict(subset=[3]), 'subset'),
         (dict(subset=[]), 'subset'),
+        (dict(subset=[0], keep='mean'), 'keep'),
         (dict(factors=toys['noise'], factors_test=toys['noise']), 'factors.*gbt_regressor'),
     ],
 )

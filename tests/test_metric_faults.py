@@ -20,6 +20,7 @@ from disent_nb.metrics import (
     explicitness_per_factor,
     image_ceiling,
     infomec,
+    minimality_sufficiency,
     irs,
     latent_summary,
     mig,
@@ -69,6 +70,7 @@ OF_CLASSES = dict(
     explicitness=explicitness,
     irs=irs,
     infomec=lambda z, v: infomec(z, v).infom,
+    invariance=lambda z, v: minimality_sufficiency(z, v).invariance,
 )
 OF_NUMBERS = dict(
     sap=lambda z, v: sap(z, v, kind='r2'),

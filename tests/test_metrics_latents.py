@@ -19,6 +19,7 @@ from disent_nb.metrics import (
     dci_scores,
     entropy,
     infomec,
+    minimality_sufficiency,
     latent_summary,
     mutual_information,
 )
@@ -137,6 +138,57 @@ def test_best_gaps_naive(m):
     for k, b in enumerate(best_gaps(m)):
         gaps = [m[j, k] - max(m[j, i] for i in range(3) if i != k) for j in range(5) if m[j, k] == m[j].max()]
         assert np.isclose(b, max(gaps, default=0))
+
+
+# ---- minimality and sufficiency
+
+
+def of_both(z, f, **options):
+    s = minimality_sufficiency(z, f, **options)
+    return np.array([s.minimality, s.sufficiency, s.invariance])
+
+
+def dependent(rho, n=4000):
+    a, free, c = np.random.default_rng(3).integers(0, 5, (3, n))
+    return np.c_[a, np.where(np.random.default_rng(4).random(n) < rho, a, free), c]
+
+
+@pytest.mark.parametrize('rho', [0, 0.5, 0.9])
+def test_a_latent_for_each_factor_is_perfect_however_dependent_the_factors(rho):
+    f = dependent(rho)
+    assert np.allclose(of_both(f[:, [2, 0, 1]] * [1, -2, 0.1], f), 1) and np.allclose(of_both(np.c_[f, 0 * f], f), 1)
+    blurred = f + np.random.default_rng(5).normal(0, 0.4, f.shape)
+    assert of_both(blurred, f)[2] > 0.97
+    both = of_both(5 * f[:, :1] + f[:, 1:2], f[:, :2], bins=25)  # one latent for two factors
+    h = [entropy(x[:, None])[0] for x in (f[:, 0], 5 * f[:, 0] + f[:, 1])]
+    assert np.allclose(both[[0, 2]], h[0] / h[1], atol=0.02) and np.isclose(both[1], 1)
+
+
+def test_minimality_sufficiency_known_answers():
+    assert np.allclose(of_both(grid, grid), 1) and np.allclose(of_both(grid[:, :1], grid[:, :1]), 1)
+    assert (of_both(0 * grid + 2.0, grid) == 0).all() and np.allclose(of_both(np.c_[grid, -grid], grid), 1)
+    square = np.stack(np.meshgrid(range(6), range(6)), -1).reshape(-1, 2)
+    turned = of_both(square @ [[1, 1], [1, -1]], square)
+    assert (turned < 0.3).all()
+    assert np.isclose(of_both(grid[:, :2], grid)[1], 2 / 3)  # a factor that no latent knows
+    noise = of_both(r.normal(size=(5000, 4)), toy_factors(5000, (3, 4)))
+    assert noise.max() < 0.5 and noise[:2].max() < 0.01
+    a, b = np.random.default_rng(0).integers(0, 4, (2, 4000))
+    nuisance = of_both(np.c_[4 * a + b], np.c_[a], bins=16)  # b is no factor
+    assert np.allclose(nuisance, [0.5, 1, 1], atol=0.01)
+
+
+@settings(deadline=None, max_examples=15)
+@given(data(), st.randoms(use_true_random=False))
+def test_minimality_sufficiency_of_anything(case, random):
+    z, f = case
+    s = minimality_sufficiency(z, f)
+    for value in (s.minimality, s.sufficiency, s.invariance):
+        assert 0 <= value <= 1 and type(value) is float
+    assert np.allclose(s.information, mutual_information(z, f))
+    latents, columns = (random.sample(range(n), n) for n in (z.shape[1], f.shape[1]))
+    assert np.allclose(of_both(z[:, latents], f[:, columns]), of_both(z, f), atol=1e-6)
+    assert np.allclose(of_both(np.c_[z, z], f), of_both(z, f), atol=1e-6)
 
 
 # ---- InfoMEC
@@ -288,7 +340,32 @@ nan = codes.copy()
 nan[3, 1] = np.nan
 
 
-@pytest.mark.parametrize('f', [dci_per_latent, best_disentanglement, polynomial_r2, spearman, latent_summary, infomec])
+def test_circles():
+    h = np.repeat(np.arange(120), 5)
+    turn = 2 * np.pi * h / 120
+    z = np.c_[np.cos(turn), np.sin(turn), np.cos(turn + 1)]
+    v = np.c_[h, h % 5]
+    circle = polynomial_r2(z, v, periods={0: 120})
+    assert np.allclose(circle[:, 0], 0.5) and polynomial_r2(z, v)[0, 0] < 0.01
+    assert np.array_equal(circle[:, 1], polynomial_r2(z, v)[:, 1])  # other factors stay
+    for scaled, period in ((h / 120, 1), (h * 3 - 1000, 360), (turn, 2 * np.pi)):
+        assert np.allclose(polynomial_r2(z, scaled[:, None], periods={0: period}), circle[:, :1])
+    s = dci_per_latent(z, v, periods={0: 120})
+    assert np.array_equal(s.importance, circle) and (s.disentanglement, s.completeness) == dci_scores(circle)
+    assert np.allclose(best_disentanglement(z, v, periods={0: 120}), best_gaps(circle))
+    start = r.integers(120, size=10)
+    noisy = h[:, None] / 50 + r.normal(0, 0.3, (600, 1))
+    turned = [polynomial_r2(noisy, ((h + s) % 120)[:, None], periods={0: 120})[0, 0] for s in start]
+    assert np.ptp(turned) < 1e-9
+    for bad in ({0: 100}, {2: 120}, {'hue': 120}, [120], {0: 1e12}, {0: None}):
+        with pytest.raises(ValueError, match='^periods: got'):
+            dci_per_latent(z, v, periods=bad)
+
+
+@pytest.mark.parametrize(
+    'f',
+    [dci_per_latent, best_disentanglement, polynomial_r2, spearman, latent_summary, infomec, minimality_sufficiency],
+)
 @pytest.mark.parametrize(
     'c, y, word',
     [
@@ -304,7 +381,7 @@ nan[3, 1] = np.nan
     ],
 )
 def test_bad_arrays(f, c, y, word):
-    second = 'factors' if f is infomec else 'values'
+    second = 'factors' if f in (infomec, minimality_sufficiency) else 'values'
     with pytest.raises(ValueError, match=f"^{word.replace('second', second)}: got"):
         f(c, y)
 
@@ -316,6 +393,7 @@ def test_bad_arrays(f, c, y, word):
         (lambda: best_disentanglement(codes, v, 1.5), 'degree'),
         (lambda: dci_per_latent(codes, v, subset=[5]), 'subset'),
         (lambda: infomec(codes, v, 1), 'bins'),
+        (lambda: minimality_sufficiency(codes, v, 1), 'bins'),
         (lambda: latent_summary(codes, v, codes[:, :2]), 'log_var'),
         (lambda: latent_summary(codes, v, codes * 0 + 99), 'log_var'),
         (lambda: latent_summary(codes, v, factor_names=['a']), 'factor_names'),
@@ -331,5 +409,6 @@ def test_which_are_metrics():
     assert (
         is_metric(dci_per_latent)
         and is_metric(infomec)
+        and is_metric(minimality_sufficiency)
         and not any(map(is_metric, (best_disentanglement, average_mse_of_others, latent_summary)))
     )

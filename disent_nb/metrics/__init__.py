@@ -8,7 +8,7 @@ __all__ = []
 # %% ../../nbs/50_metrics/00_index.ipynb #ed3b35b7
 from ._average_mse_of_others import average_mse_of_others
 from ._best_disentanglement import best_disentanglement
-from ._dci import DCI, dci, dci_scores
+from ._dci import DCI, dci, dci_scores, subset_disentanglement
 from ._dci_per_latent import DCIPerLatent, dci_per_latent
 from ._evaluate import evaluate, find_metrics
 from ._explicitness import explicitness, explicitness_per_factor
@@ -17,6 +17,7 @@ from ._irs import irs, irs_matrix
 from ._latent_summary import latent_summary
 from ._mig import entropy, image_ceiling, mig, mig_ceiling, mig_max, mig_per_factor, mutual_information
 from ._mig_sampled import mig_sampled, mutual_information_sampled
+from ._minimality_sufficiency import MinimalitySufficiency, minimality_sufficiency
 from ._modularity import active, modularity, modularity_per_latent
 from ._sap import sap
 from ._udr import udr, udr_matrix
@@ -30,6 +31,7 @@ __all__ = [
     'DCIPerLatent',
     'Encoder',
     'InfoMEC',
+    'MinimalitySufficiency',
     'active',
     'average_mse_of_others',
     'best_disentanglement',
@@ -52,11 +54,13 @@ __all__ = [
     'mig_max',
     'mig_per_factor',
     'mig_sampled',
+    'minimality_sufficiency',
     'modularity',
     'modularity_per_latent',
     'mutual_information',
     'mutual_information_sampled',
     'sap',
+    'subset_disentanglement',
     'udr',
     'udr_matrix',
     'z_diff',

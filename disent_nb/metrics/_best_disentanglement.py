@@ -30,7 +30,8 @@ def best_disentanglement(
     codes: ArrayLike,  # latents `(N,D)`: array, list or tensor on any device
     values: ArrayLike,  # factor values, numbers `(N,K)`
     degree: int = 4,  # highest power of the latent, 1 to 100
+    periods: dict[int, float] | None = None,  # column of a factor that is a circle -> its period, see `dci_per_latent`
 ) -> np.ndarray:
     """The best disentanglement of each factor `(K,)`, in [0,1] (thesis, section 3.2.3)
-    Raises ValueError for unusable arrays or another `degree`"""
-    return best_gaps(polynomial_r2(codes, values, degree))
+    Raises ValueError for unusable arrays, another `degree`, or periods that do not fit"""
+    return best_gaps(polynomial_r2(codes, values, degree, periods))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ._dci import dci_scores
-from .inputs import as_matrix, check_integer, to_unit_size
+from .inputs import as_matrix, check_integer, is_real, to_unit_size
 
 # %% ../../nbs/50_metrics/10_dci_per_latent.ipynb #377d8886
 def check_values(
@@ -51,23 +51,76 @@ def polynomial_basis(
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     return u[:, s > 1e-9 * s[0]]
 
+# %% ../../nbs/50_metrics/10_dci_per_latent.ipynb #416faab8
+def on_circle(
+    values: np.ndarray,  # of one factor `(N,)`
+    period: float,  # difference of two numbers that mean the same value
+) -> np.ndarray:
+    "Cosine and sine of the angle, which is 0 at the smallest value `(N,2)`"
+    turns = (values - values.min()) / period
+    angle = 2 * np.pi * turns
+    point = [np.cos(angle), np.sin(angle)]
+    return np.stack(point, 1)
+
+
+def check_periods(
+    periods: dict[int, float] | None,  # column of a factor -> its period; None: no factor is a circle
+    values: np.ndarray,  # factor values `(N,K)`
+) -> dict[int, float]:
+    """The periods as they are, {} for None
+    Raises ValueError for another mapping, columns that are none, and periods that do not fit the values"""
+    columns = range(values.shape[1])
+    found = {} if periods is None else periods
+    if not isinstance(found, dict) or not all(type(c) in (int, np.int64) and c in columns for c in found):
+        wanted = f'{{column: period}} with columns from 0..{len(columns) - 1}'
+        raise ValueError(f"periods: got {periods!r:.80}, expected {wanted}")
+    for c, period in found.items():
+        v = values[:, c]
+        span = np.ptp(v)
+        got = f'periods: got {period!r:.80} for column {c}'
+        fits = is_real(period) and 0 < period < 1e150 and span * (1 - 1e-9) <= period
+        if not fits:
+            raise ValueError(f"{got}, expected at least the range {span:.6g}")
+        spread = on_circle(v, float(period)).std(0)
+        if spread.max() < 1e-9:
+            raise ValueError(f"{got}, for which all values are one point")
+    return found
+
+# %% ../../nbs/50_metrics/10_dci_per_latent.ipynb #7f4fe5af
+def regression_targets(
+    values: np.ndarray,  # factor values `(N,K)`
+    periods: dict[int, float],  # column of a factor -> its period
+) -> tuple[np.ndarray, np.ndarray]:
+    "Centred columns `(N,T)` whose squares sum to 1 for each factor, and where each factor starts among them `(K,)`"
+    unit = to_unit_size(values)
+    parts = [column[:, None] for column in unit.T]
+    for k, period in periods.items():
+        parts[k] = on_circle(values[:, k], float(period))
+    widths = [part.shape[1] for part in parts]
+    ends = np.cumsum(widths)
+    starts = ends - widths
+    y = np.concatenate(parts, 1)
+    y = y - y.mean(0)
+    squares = np.linalg.norm(y, axis=0) ** 2
+    length = np.sqrt(np.add.reduceat(squares, starts))
+    return y / np.repeat(length, widths), starts
+
 # %% ../../nbs/50_metrics/10_dci_per_latent.ipynb #7537fa9f
 def polynomial_r2(
     codes: ArrayLike,  # latents `(N,D)`
     values: ArrayLike,  # factor values `(N,K)`
     degree: int = 4,  # highest power of the latent, 1 to 100
+    periods: dict[int, float] | None = None,  # column of a factor that is a circle -> its period; None: there is none
 ) -> np.ndarray:
     """Fraction of the variance of each factor that a polynomial of each latent explains, on the same rows `(D,K)`
-    Raises ValueError for unusable arrays or another `degree`"""
+    Raises ValueError for unusable arrays, another `degree`, or periods that do not fit"""
     check_integer(degree, 'degree', 1, 100)
     z, v = check_values(codes, values)
-    y = to_unit_size(v)
-    y = y - y.mean(0)
-    y = y / np.linalg.norm(y, axis=0)
-    r2 = np.empty((z.shape[1], y.shape[1]))
+    y, starts = regression_targets(v, check_periods(periods, v))
+    r2 = np.empty((z.shape[1], v.shape[1]))
     for j, latent in enumerate(z.T):
         projection = polynomial_basis(latent, degree).T @ y
-        r2[j] = (projection**2).sum(0)
+        r2[j] = np.add.reduceat((projection**2).sum(0), starts)
     return np.minimum(r2, 1)
 
 # %% ../../nbs/50_metrics/10_dci_per_latent.ipynb #80754e7c
@@ -85,9 +138,11 @@ def dci_per_latent(
     values: ArrayLike,  # factor values, numbers `(N,K)`
     degree: int = 4,  # highest power of the latent, 1 to 100
     subset: Sequence[int] | None = None,  # columns of the factors to score alone, see `dci_scores`
+    keep: str = 'sum',  # which latents are kept for the subset: 'sum' or 'max', see `dci_scores`
+    periods: dict[int, float] | None = None,  # column of a factor that is a circle -> its period, see above
 ) -> DCIPerLatent:
     """Both scores from R2 of polynomial fits, latent by latent (thesis, section 3.2.1, method B)
     Raises ValueError for unusable arrays or options"""
-    importance = polynomial_r2(codes, values, degree)
-    disentanglement, completeness = dci_scores(importance, subset)
+    importance = polynomial_r2(codes, values, degree, periods)
+    disentanglement, completeness = dci_scores(importance, subset, keep)
     return DCIPerLatent(disentanglement, completeness, importance)

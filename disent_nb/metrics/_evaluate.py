@@ -88,7 +88,7 @@ def describe(
     options: dict[str, Any],  # options of the call
 ) -> tuple[str, str]:
     "The variant and the sizes of a call"
-    hidden = ('seed', 'codes_test', 'factors_test')
+    hidden = ('seed', 'codes_test', 'factors_test', 'keep')  # without a subset, 'keep' has no effect
     every = defaults(f) | options
     shown = {k: v for k, v in every.items() if v is not None and k not in hidden}
     variant = {k: v for k, v in shown.items() if not is_size(k)}

@@ -4,12 +4,15 @@
     python tests/references/make.py boxhead boxhead_original.npz
     python tests/references/make.py shapes3d 3dshapes_original.gif
     python tests/references/make.py metrics metrics_reference.npz
+    python tests/references/make.py boxhead_scores boxhead_dci.npz
 
 The first three files hold statistics of images, not images: means over blocks of 4x4 pixels, over rows and over columns, rounded to
 uint8. A renderer that agrees in all three agrees in place, size, outline and colour of everything that is larger than a pixel.
 
 `metrics.npz` holds all rows of four representations, and `metrics.json` the scores that disentanglement_lib gave for them, as they
-came (`read.py` reads both)."""
+came (`read.py` reads both).
+
+`boxhead_scores.npz` holds DCI matrices of models that the authors of Boxhead trained, with the two scores that they published."""
 
 import sys
 from pathlib import Path
@@ -133,6 +136,30 @@ def metrics(
     np.savez_compressed(HERE / 'metrics.npz', **kept)
 
 
+N_SCORES = 140  # models of the file
+
+
+def boxhead_scores(
+    path,  # npz: importance (709,10,12), factors in rows, and the scores child (709,) and overall (709,) of each matrix
+):
+    "Every model without a latent for the child factors, whose score is 0, and others in equal steps; latents in rows"
+    with np.load(path) as f:
+        importance, child, overall = f['importance'], f['child'], f['overall']
+    without = np.flatnonzero(child == 0)
+    others = np.flatnonzero(child > 0)
+    steps = np.linspace(0, len(others) - 1, N_SCORES - len(without)).astype(int)
+    chosen = np.r_[without, others[steps]]
+    matrices = importance[chosen].transpose(0, 2, 1)
+    np.savez_compressed(
+        HERE / 'boxhead_scores.npz',
+        importance=matrices,
+        child=child[chosen],
+        overall=overall[chosen],
+    )
+
+
+MAKERS = (dsprites, boxhead, shapes3d, metrics, boxhead_scores)
+
 if __name__ == '__main__':
     name, path = sys.argv[1:]
-    {'dsprites': dsprites, 'boxhead': boxhead, 'shapes3d': shapes3d, 'metrics': metrics}[name](path)
+    {f.__name__: f for f in MAKERS}[name](path)
