@@ -26,7 +26,13 @@ def between_levels(
     below: int,  # latents of the level that is made
 ) -> nn.Sequential:
     "Parameters `(B,2*above)` of one level -> parameters `(B,2*below)` of the next (thesis, table 1)"
-    return nn.Sequential(nn.Linear(2 * above, 2 * above), nn.LeakyReLU(0.3), nn.Linear(2 * above, 2 * below))
+    inputs = 2 * above
+    outputs = 2 * below
+    return nn.Sequential(
+        nn.Linear(inputs, inputs),
+        nn.LeakyReLU(0.3),
+        nn.Linear(inputs, outputs),
+    )
 
 # %% ../../nbs/40_methods/14_layered.ipynb #d9457b28
 L2_FORMS = ('norms', 'squares')
@@ -44,7 +50,10 @@ def l1_penalty(
     modules: nn.Module,  # whose parameters are penalised
 ) -> Tensor:
     "Sum of the absolute values of all parameters `()`"
-    return torch.stack([p.abs().sum() for p in modules.parameters()]).sum()
+    total = torch.zeros(())
+    for p in modules.parameters():
+        total = total + p.abs().sum()
+    return total
 
 
 def l2_penalty(
@@ -54,8 +63,11 @@ def l2_penalty(
     """The penalty of all parameters `()`
     Raises ValueError for another form"""
     check_form(form)
-    squares = torch.stack([p.square().sum() for p in modules.parameters()])
-    return squares.sum() if form == 'squares' else squares.sqrt().sum()
+    total = torch.zeros(())
+    for p in modules.parameters():
+        square = p.square().sum()
+        total = total + (square if form == 'squares' else square.sqrt())
+    return total
 
 # %% ../../nbs/40_methods/14_layered.ipynb #b5141960
 def level_sizes(
@@ -113,7 +125,8 @@ class Levels(Model):
         "Raises ValueError for a level that there is not"
         if level not in range(1, len(self.sizes) + 1):
             raise ValueError(f"level: got {level!r}, expected one of 1..{len(self.sizes)}")
-        self.level, self.n_latents = level, self.sizes[level - 1]
+        self.level = level
+        self.n_latents = self.sizes[level - 1]
 
     def at(self, level: int) -> Self:
         """The same networks, seen at another level, from 1
@@ -128,7 +141,8 @@ class Levels(Model):
 
     def posteriors(self, x: Tensor) -> list[Posterior]:
         "The posterior of each level for images `(B,C,H,W)`"
-        return self.chain(Posterior(*self.encoder(x)))
+        mu, log_var = self.encoder(x)
+        return self.chain(Posterior(mu, log_var))
 
     def chain(self, q: Posterior) -> list[Posterior]:
         "The posterior of each level, given that of level 1"
@@ -139,10 +153,12 @@ class Levels(Model):
         return qs
 
     def encode(self, x: Tensor) -> Posterior:
-        return self.posteriors(x)[self.level - 1]
+        qs = self.posteriors(x)
+        return qs[self.level - 1]
 
     def decode(self, z: Tensor) -> Tensor:
-        x_hat = self.decoders[self.level - 1](z)
+        decoder = self.decoders[self.level - 1]
+        x_hat = decoder(z)
         mean = find_likelihood(self.likelihood).mean
         return mean(float_tensor(x_hat, 'x_hat', x_hat)).clamp(0, 1)
 
@@ -151,7 +167,9 @@ class Levels(Model):
         return find_likelihood(self.likelihood).nll(x_hat, x)
 
     def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        return -self.nll(self.decoders[self.level - 1](z), x)
+        decoder = self.decoders[self.level - 1]
+        x_hat = decoder(z)
+        return -self.nll(x_hat, x)
 
 # %% ../../nbs/40_methods/14_layered.ipynb #7bacc6c7
 class LayeredVAE(Levels):
@@ -175,8 +193,10 @@ class LayeredVAE(Levels):
         check_weights(l1=l1, l2=l2)
         check_form(l2_form)
         super().__init__(encoder, decoders, between, sizes, likelihood, level)
-        self.beta, self.kl_from = level_betas(beta, len(sizes), kl_from), kl_from
-        self.l1, self.l2, self.l2_form = l1, l2, l2_form
+        self.beta = level_betas(beta, len(sizes), kl_from)
+        self.kl_from = kl_from
+        self.l1, self.l2 = l1, l2
+        self.l2_form = l2_form
 
     def level_terms(self, i: int, rec: Tensor, q: Posterior, t: int) -> dict:
         "Terms of level i, from 1, with the reconstruction `rec` (B,), at step t"
@@ -193,9 +213,10 @@ class LayeredVAE(Levels):
         return dict(l1=(self.l1, l1_penalty(self.between)), l2=(self.l2, l2))
 
     def updates(self, b: Batch, t: int) -> Iterator[tuple[str, dict]]:
-        terms = {}
-        for i, (q, decoder) in enumerate(zip(self.posteriors(b.x), self.decoders), 1):
-            rec = self.nll(decoder(q.sample()), b.x)
+        terms, qs = {}, self.posteriors(b.x)
+        for i, (q, decoder) in enumerate(zip(qs, self.decoders), 1):
+            z = q.sample()
+            rec = self.nll(decoder(z), b.x)
             terms |= self.level_terms(i, rec, q, t)
         yield 'vae', terms | self.weight_terms()
 

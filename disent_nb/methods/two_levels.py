@@ -49,15 +49,20 @@ class Groups(nn.Module):
         dropout: float = 0.3,  # fraction of hidden units that are dropped
     ) -> None:
         super().__init__()
-        self.above, self.below = above, below
-        self.nets = nn.ModuleList([group_net(above, below, dropout) for _ in range(groups)])
+        self.above = above
+        self.nets = nn.ModuleList()
+        for _ in range(groups):
+            self.nets.append(group_net(above, below, dropout))
 
     def forward(self, parameters: Tensor) -> Tensor:
         mu, log_var = parameters.chunk(2, 1)
-        pairs = zip(mu.split(self.above, 1), log_var.split(self.above, 1))
-        made = [net(torch.cat(pair, 1)) for net, pair in zip(self.nets, pairs)]
-        means = [out[:, : self.below] for out in made]
-        log_vars = [out[:, self.below :] for out in made]
+        above = mu.split(self.above, 1), log_var.split(self.above, 1)
+        means, log_vars = [], []
+        for net, *pair in zip(self.nets, *above):
+            inputs = torch.cat(pair, 1)
+            mean, spread = net(inputs).chunk(2, 1)
+            means.append(mean)
+            log_vars.append(spread)
         return torch.cat(means + log_vars, 1)
 
 # %% ../../nbs/40_methods/16_two_levels.ipynb #76d1f469
@@ -119,13 +124,16 @@ class TwoLevelVAE(LayeredVAE):
         check_weights(beta=beta, beta2=beta2, zeta=zeta, c_max=c_max)
         check_steps(off_steps=off_steps, on_steps=on_steps, c_steps=c_steps)
         super().__init__(encoder, decoders, between, sizes, kl_from=1, likelihood=likelihood)
-        self.beta, self.beta2, self.zeta = beta, beta2, zeta
+        self.beta = beta
+        self.beta2 = beta2
+        self.zeta = zeta
         self.off_steps, self.on_steps = off_steps, on_steps
         self.c_max, self.c_steps = c_max, c_steps
 
     def capacity(self, t: int) -> float:
         "Nats of level 2 at step t"
-        return self.c_max * ramp(t, 0, self.c_steps)
+        grown = ramp(t, 0, self.c_steps)
+        return self.c_max * grown
 
     def level_terms(self, i: int, rec: Tensor, q: Posterior, t: int) -> dict:
         kl = q.kl().sum(1)
