@@ -70,7 +70,9 @@ def check_size(value: Any) -> None:
         part = left.pop()
         seen += len(part) if isinstance(part, str) else 1
         if seen > 100_000 or isinstance(part, int) and part.bit_length() > 10_000:
-            raise ValueError(f"{type(value).__name__} of more than 100,000 items, or a number of more than 3,000 digits")
+            raise ValueError(
+                f"{type(value).__name__} of more than 100,000 items, or a number of more than 3,000 digits"
+            )
         if isinstance(part, dict):
             left += [*part, *part.values()]
         elif isinstance(part, list | tuple):
