@@ -35,7 +35,7 @@ NETS = dict(
 
 def made(net=NETS['resnet'][0], cls=BetaVAE, channels=1, **options):
     seed_all(0)
-    return cls.from_net(net, channels, 4, **options)
+    return cls.from_net(net, channels, 4, **options).eval()
 
 
 def run(path, x):
