@@ -37,22 +37,22 @@ def maps(net, x):
     return found
 
 
-def test_sides_of_the_code_that_was_run():
-    encoder, decoder = large64(width=1, form='seed')
+def test_sides_of_the_code_of_the_thesis():
+    encoder, decoder = large64(width=1, form='thesis')
     assert maps(encoder, X) == [31, 14, 7, 3]
     sides = maps(decoder, torch.zeros(4, 10))
     assert sides == [8, 8, 9, 9, 16, 16, 32, 32, 31, 31, 64]
 
 
-def test_parameters_of_the_code_that_was_run():
-    encoder, decoder = on_paper(3, 500, form='seed')
+def test_parameters_of_the_code_of_the_thesis():
+    encoder, decoder = on_paper(3, 500, form='thesis')
     convs = (nn.Conv2d, nn.ConvTranspose2d)
     assert round(count(encoder, *convs), 2) == 0.79 and round(count(decoder, *convs), 2) == 4.07
     assert round(count(encoder.layers[-3], nn.Linear), 2) == 4.72
     assert round(count(decoder, nn.Linear), 1) == 8.9
 
 
-@pytest.mark.parametrize('form', ['same', 'seed'])
+@pytest.mark.parametrize('form', ['same', 'thesis'])
 @pytest.mark.parametrize('width', [1, 8])
 def test_every_width_and_option_gives_codes_and_images(form, width):
     for options in (dict(), dict(coordinates=True), dict(batch_norm=False), dict(last_leak=0.1)):

@@ -17,18 +17,18 @@ Row = tuple[int, int, int, int]  # channels in units of the width, kernel, strid
 
 DOWN: dict[str, tuple[Row, ...]] = dict(
     same=((1, 4, 2, 1), (2, 4, 2, 1), (4, 2, 2, 0), (8, 2, 2, 0)),  # 64 -> 32 -> 16 -> 8 -> 4
-    seed=((1, 4, 2, 0), (2, 4, 2, 0), (4, 2, 2, 0), (8, 2, 2, 0)),  # 64 -> 31 -> 14 -> 7 -> 3
+    thesis=((1, 4, 2, 0), (2, 4, 2, 0), (4, 2, 2, 0), (8, 2, 2, 0)),  # 64 -> 31 -> 14 -> 7 -> 3
 )
 UP: dict[str, tuple[Row, ...]] = dict(  # without the last layer, which has the image's channels
     same=((4, 4, 2, 1), (4, 4, 1, 1), (2, 4, 2, 1), (2, 4, 2, 1), (1, 4, 1, 1)),  # 4 -> 8 -> 8 -> 16 -> 32 -> 32
-    seed=((4, 4, 2, 1), (4, 4, 1, 1), (2, 4, 2, 2), (2, 4, 2, 1), (1, 4, 1, 2)),  # 4 -> 8 -> 9 -> 16 -> 32 -> 31
+    thesis=((4, 4, 2, 1), (4, 4, 1, 1), (2, 4, 2, 2), (2, 4, 2, 1), (1, 4, 1, 2)),  # 4 -> 8 -> 9 -> 16 -> 32 -> 31
 )
-LAST_PADDING = dict(same=1, seed=0)  # of the last layer, kernel 4 and stride 2: 32 -> 64, 31 -> 64
-MAP_SIDE = dict(same=4, seed=3)  # of the encoder's last map
+LAST_PADDING = dict(same=1, thesis=0)  # of the last layer, kernel 4 and stride 2: 32 -> 64, 31 -> 64
+MAP_SIDE = dict(same=4, thesis=3)  # of the encoder's last map
 
 
 def check_form(
-    form: str,  # 'same' or 'seed'
+    form: str,  # 'same' or 'thesis'
 ) -> None:
     "Raises ValueError for another form"
     if form not in DOWN:
@@ -121,7 +121,7 @@ class LargeEncoder(nn.Module):
         channels: int,  # C, image channels
         latents: int,  # D, number of latents
         width: int = 64,  # channels of the first map
-        form: str = 'same',  # paddings: 'same' or 'seed'
+        form: str = 'same',  # paddings: 'same' or 'thesis'
         slope: float = 0.3,  # of the leaky ReLUs for negative values
         batch_norm: bool = True,  # whether batch norm follows each layer but the last
         coordinates: bool = False,  # whether two channels with row and column join the image
@@ -162,7 +162,7 @@ class LargeDecoder(nn.Module):
         channels: int,  # C, image channels
         latents: int,  # D, number of latents
         width: int = 64,  # channels of the last map
-        form: str = 'same',  # paddings: 'same' or 'seed'
+        form: str = 'same',  # paddings: 'same' or 'thesis'
         slope: float = 0.3,  # of the leaky ReLUs for negative values
         batch_norm: bool = True,  # whether batch norm follows each layer but the last
         last_leak: float | None = None,  # slope of a leaky ReLU after the last layer; None: there is none
@@ -195,10 +195,10 @@ def large64(
     channels: int = 3,  # C, image channels
     latents: int = 10,  # D, number of latents
     width: int = 64,  # channels of the first map; the others and the dense layers are multiples; 64 as published
-    form: str = 'same',  # paddings: 'same' (Chen et al. 2021), or 'seed', those of the layered VAE's code
+    form: str = 'same',  # paddings: 'same' (Chen et al. 2021), or 'thesis', those of the code of Tark 2022
     batch_norm: bool = True,  # whether batch norm follows each layer but the last
     coordinates: bool = False,  # whether two channels with row and column join the image (Liu et al. 2018)
-    last_leak: float | None = None,  # slope of a leaky ReLU before the sigmoid, 0.1 in that code; None: there is none
+    last_leak: float | None = None,  # slope of a leaky ReLU before the sigmoid, 0.1 in Tark 2022; None: there is none
 ) -> tuple[nn.Module, nn.Module]:
     """Large encoder and decoder of Chen et al. 2021, for details of a few pixels
     Raises ValueError for arguments out of range"""
