@@ -15,6 +15,8 @@ from disent_nb.methods.betavae import BetaVAE
 from disent_nb.methods.factor import FactorVAE
 from disent_nb.methods.group import AdaGVAE
 from disent_nb.nets.conv64 import burgess64, locatello64
+from disent_nb.nets.ladder import ladder
+from disent_nb.nets.large64 import large64
 from disent_nb.nets.mlp import dense
 from disent_nb.nets.resnet import resnet
 from disent_nb.train.method import Model, decode, encode
@@ -26,12 +28,14 @@ NETS = dict(
     locatello64=(locatello64, (64, 64)),
     resnet=(partial(resnet, size=16, width=8), (16, 16)),
     dense=(partial(dense, size=(5, 7), width=32), (5, 7)),
+    large64=(partial(large64, width=1, coordinates=True), (64, 64)),
+    ladder=(partial(ladder, levels=2, size=16, width=1), (16, 16)),
 )
 
 
 def made(net=NETS['resnet'][0], cls=BetaVAE, channels=1, **options):
     seed_all(0)
-    return cls.from_net(net, channels, 4, **options)
+    return cls.from_net(net, channels, 4, **options).eval()
 
 
 def run(path, x):

@@ -128,7 +128,8 @@ def export_onnx(
             continue
         target = path.with_name(f'{path.stem}-{name}.onnx')
         with atomic_path(target) as tmp:
-            write_graph(half(alone), example[:2], tmp)
-            check_graph(half(alone), example, tmp, tolerance)
+            graph = half(alone).eval()  # the exporter leaves it, and the model in it, in the mode that it came in
+            write_graph(graph, example[:2], tmp)
+            check_graph(graph, example, tmp, tolerance)
         written.append(target)
     return written
