@@ -8,6 +8,7 @@ import torch
 from disent_nb.core import fails, generator, seed_all
 from disent_nb.rendered.dsprites import ReducedDSprites
 from disent_nb.uses.downstream import anomaly_scores, interpolate, sample_aggregate, sample_images, transfer
+from disent_nb.methods.ladder import LVAE
 from disent_nb.methods.factor import FactorVAE
 from disent_nb.methods.vae import VAE
 from disent_nb.train.method import decode, encode
@@ -124,3 +125,9 @@ def test_bad_input(model, x):
     assert fails(lambda: anomaly_scores(model, x * 1.0, 2), 'images', '[0,1]') and fails(
         lambda: transfer(model, x[:, 0], x, x), 'four axes'
     )
+
+
+def test_anomaly_scores_refuse_a_prior_that_is_not_standard_normal():
+    "Their KL would be that to another prior than the model's"
+    images = torch.zeros(2, 1, 16, 16)
+    fails(lambda: anomaly_scores(LVAE.small(), images), 'model', 'LVAE', 'prior')

@@ -123,8 +123,10 @@ def anomaly_scores(
     chunk: int = 256,  # images at a time
 ) -> dict[str, Tensor]:
     """`rec`, `kl`, `neg_elbo` and the importance-weighted `neg_log_px` of each image `(N,)` (Burda et al. 2016, eq. 8)
-    Raises ValueError for n_samples < 1 or unusable images, TypeError for a model without a likelihood"""
+    Raises ValueError for n_samples < 1, another prior or unusable images, TypeError for a model without a likelihood"""
     check_count(n_samples, 'n_samples')
+    if type(model).sample_prior is not Model.sample_prior:
+        raise ValueError(f"model: {type(model).__name__} has a prior of its own, expected a standard normal one")
     g, parts = generator(seed), []
     for part in check_images(images).split(chunk):
         x = like_weights(model, unit_range(part))
