@@ -235,5 +235,5 @@ class LayeredVAE(Levels):
 
     @classmethod
     def small(cls, **options) -> Self:
-        sizes = options.setdefault('sizes', [4, 3])
+        sizes = options.setdefault('sizes', [6, 4])
         return cls.from_net(partial(resnet, size=16, width=8), 1, sizes[0], **options)

@@ -169,4 +169,4 @@ class TwoLevelVAE(LayeredVAE):
     @classmethod
     def small(cls, **options) -> Self:
         given: dict = dict(group=2, dropout=0.0) | options
-        return cls.from_net(partial(resnet, size=16, width=8), 1, 4, **given)
+        return cls.from_net(partial(resnet, size=16, width=8), 1, 8, **given)
