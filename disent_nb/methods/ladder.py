@@ -65,7 +65,7 @@ class ProVLAE(VAE):
         gamma: float = 0.5,  # weight of the KL term of a level that has not
         fade_steps: int = 5000,  # F, steps in which a level is faded in; 0: all are there from the start
         start_beta: float | None = None,  # weight of the top level at step 0, beta after F steps; None: beta
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         start_beta = beta if start_beta is None else start_beta
         check_weights(beta=beta, gamma=gamma, start_beta=start_beta)
@@ -209,7 +209,7 @@ class LVAE(VAE):
         warmup_steps: int = 0,  # steps in which that weight grows from 0; 0: it is there from the start
         width: int = 64,  # units of the hidden layer of each level's prior
         prior_at: str = 'posterior',  # sample above a level at which its prior is taken: 'posterior', or 'prior'
-        likelihood: str = 'bernoulli',  # p(x|z): 'bernoulli' or 'gaussian'
+        likelihood: str = 'bernoulli',  # p(x|z), one of `prob.LIKELIHOODS`
     ):
         check_weights(beta=beta)
         check_steps(warmup_steps=warmup_steps)
