@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from scipy.special import entr, softmax
-from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor, RandomForestRegressor
-from sklearn.linear_model import Lasso
 
 from .inputs import Parts, check_choice, check_nonnegative, check_parts, to_array, to_unit_size
 
@@ -291,12 +289,16 @@ def fit_factor(
         return boosted_trees(x, y, x_test, seed)
     state = seed % 2**32  # scikit-learn takes no larger ones
     if model == 'lasso':
+        from sklearn.linear_model import Lasso
+
         lasso = Lasso(alpha=0.02, random_state=state).fit(x, y)
         return abs(lasso.coef_), lasso.predict(x_test)
+    from sklearn import ensemble
+
     makers = dict(
-        gbt=GradientBoostingClassifier,
-        gbt_regressor=GradientBoostingRegressor,
-        random_forest=RandomForestRegressor,
+        gbt=ensemble.GradientBoostingClassifier,
+        gbt_regressor=ensemble.GradientBoostingRegressor,
+        random_forest=ensemble.RandomForestRegressor,
     )
     trees = makers[model](random_state=state).fit(x, y)
     weights = np.asarray(trees.feature_importances_)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from pandas.api.types import is_numeric_dtype
-from scipy.stats import t
+from scipy.special import stdtrit
 from tqdm import tqdm
 
 from ..core import discover, generator, mix, nearest, write_json
@@ -335,7 +335,7 @@ def interval(
 ) -> tuple[float, float]:
     "Lower and upper end: `value` and Student's quantile times the standard deviation of the repeats"
     r = np.asarray(repeats, float)
-    quantiles = t.ppf([(1 - level) / 2, (1 + level) / 2], len(r) - 1)
+    quantiles = stdtrit(len(r) - 1, [(1 - level) / 2, (1 + level) / 2])
     low, high = value + quantiles * r.std(ddof=1)
     least, most = min(value, *r) + 1e-9, max(value, *r) - 1e-9
     if -1 <= least and most <= 1:

@@ -10,9 +10,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
-from .inputs import check_choice, check_split
+from .inputs import check_choice, check_split, mean_ranks
 from .linear import softmax_regression
 
 # %% ../../nbs/50_metrics/08_explicitness.ipynb #cfec2b1b
@@ -24,7 +23,7 @@ def auc(
     plus = positive.sum(0)
     minus = len(p) - plus
     pairs = plus * minus
-    ranks = rankdata(p, axis=0) * positive
+    ranks = mean_ranks(p) * positive
     least = plus * (plus + 1) / 2
     wins = ranks.sum(0) - least
     return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from ._dci import CLASSIFIERS, REGRESSORS, check_classes, dci
 from ._dci_per_latent import check_values, polynomial_r2
-from .inputs import as_matrix, check_choice, check_discrete, classes_of, has_unknown
+from .inputs import as_matrix, check_choice, check_discrete, classes_of, has_unknown, mean_ranks
 
 # %% ../../nbs/50_metrics/14_latent_summary.ipynb #d8801021
 def spearman(
@@ -26,7 +25,7 @@ def spearman(
     Raises ValueError for unusable arrays"""
     units = []
     for a in check_values(codes, values):
-        ranks = rankdata(a, axis=0)
+        ranks = mean_ranks(a)
         ranks -= ranks.mean(0)
         length = np.linalg.norm(ranks, axis=0)
         units.append(ranks / np.where(length > 0, length, 1))

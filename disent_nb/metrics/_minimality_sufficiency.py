@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import entr
-from sklearn.metrics.cluster import expected_mutual_information
 
 from ._mig import bin_codes, check_bins, entropy, mutual_information
 from .inputs import check_codes
@@ -66,6 +65,8 @@ def chance_information(
     given: np.ndarray,  # classes `(N,)`
 ) -> float:
     "Mean I(z; v | given) in nats if the rows of `z` are reordered within each class of `given`"
+    from sklearn.metrics.cluster import expected_mutual_information
+
     order = np.argsort(given, kind='stable')
     borders = np.flatnonzero(np.diff(given[order])) + 1
     nats = 0.0

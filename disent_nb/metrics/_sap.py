@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.svm import LinearSVC
 
 from .inputs import check_choice, check_parts
 from .linear import bounded
@@ -50,6 +49,8 @@ def svm_matrix(
     "Accuracy on the test part of a linear SVM that predicts each factor from each latent alone `(D,K)`"
     train, test = bounded(codes, codes_test)
     accuracy = np.empty((codes.shape[1], classes.shape[1]))
+    from sklearn.svm import LinearSVC
+
     svm = LinearSVC(C=0.01, class_weight='balanced', random_state=0)
     svm.set_params(dual=False)
     with warnings.catch_warnings():

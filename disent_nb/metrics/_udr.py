@@ -12,11 +12,9 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
-from sklearn.linear_model import Lasso
 
 
-from .inputs import as_matrix, check_choice, to_array
+from .inputs import as_matrix, check_choice, mean_ranks, to_array
 from ._sap import standardize
 
 # %% ../../nbs/50_metrics/15_udr.ipynb #016dfe8b
@@ -25,8 +23,8 @@ def rank_similarity(
     b: np.ndarray,  # codes of another model for the same images `(N,E)`
 ) -> np.ndarray:
     "Absolute rank correlation of each latent of `a` with each latent of `b` `(D,E)`; 0 for a constant latent"
-    ranks_a = standardize(rankdata(a, axis=0))
-    ranks_b = standardize(rankdata(b, axis=0))
+    ranks_a = standardize(mean_ranks(a))
+    ranks_b = standardize(mean_ranks(b))
     return abs(ranks_a.T @ ranks_b / len(a))
 
 
@@ -35,6 +33,8 @@ def lasso_similarity(
     b: np.ndarray,  # codes of the model that is predicted `(N,E)`
 ) -> np.ndarray:
     "Absolute weight of each latent of `a` in a sparse prediction of each latent of `b` `(D,E)`; 0 for a constant one"
+    from sklearn.linear_model import Lasso
+
     lasso = Lasso(alpha=0.1)
     lasso.fit(standardize(a), standardize(b))
     weights = lasso.coef_.reshape(b.shape[1], a.shape[1])

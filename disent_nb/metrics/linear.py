@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 # %% ../../nbs/50_metrics/00_linear.ipynb #c31a7cf6
@@ -78,6 +77,8 @@ def softmax_regression(
     max_iter: int = 100,  # of L-BFGS
 ) -> np.ndarray:
     "Probabilities of the classes for `x_test` `(M,C)`, from a linear classifier trained on `x`, `y`"
+    from scipy.optimize import minimize
+
     n = len(x)
     codes = with_ones(x)
     classes = torch.as_tensor(y)[:, None]

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from ..core import atomic_path, nearest, plain
 from .run import parameters
@@ -142,7 +142,7 @@ def mean_interval(
     mean = float(v.mean()) if n else math.nan
     half = math.nan
     if n > 1:
-        quantile = t.ppf((1 + level) / 2, n - 1)
+        quantile = stdtrit(n - 1, (1 + level) / 2)
         half = float(quantile * v.std(ddof=1) / math.sqrt(n))
     return dict(mean=mean, low=mean - half, high=mean + half, n=n)
 
