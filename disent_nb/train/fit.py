@@ -390,6 +390,7 @@ def fit(
     fabric = choose_fabric(fabric, device, precision)
     check_batch(batches(0), 0, values=True)
     method.to(fabric.device, memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]
+    method.prepare(batches)
     opts = make_opts(method, opt, fabric)
     loop = Loop(method, batches, int(n_steps), int(seed), opts, fabric, tuple(cbs))
     with torch.random.fork_rng([fabric.device] if fabric.device.type == 'cuda' else []):

@@ -67,6 +67,12 @@ class Method(nn.Module):
         "Group name -> function parameters -> optimizer; a method whose paper trains a group otherwise says so here"
         return dict.fromkeys(self.groups(), opt)
 
+    def prepare(
+        self,
+        batches: Callable[[int], Batch],  # function step -> `Batch`, on the device of its maker
+    ) -> None:
+        "Look at the data before the first step; what is to be kept goes into buffers. Also called when a training resumes"
+
     def updates(
         self,
         b: Batch,  # what the method sees at this step
