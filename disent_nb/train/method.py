@@ -71,7 +71,7 @@ class Method(nn.Module):
         self,
         batches: Callable[[int], Batch],  # function step -> `Batch`, on the device of its maker
     ) -> None:
-        "Look at the data before the first step; what is to be kept goes into buffers. Also called when a training resumes"
+        "Look at the data before the first step, also of a training that resumes; what is to be kept goes into buffers"
 
     def updates(
         self,
