@@ -116,16 +116,14 @@ class TwoLevelVAE(LayeredVAE):
         check_weights(beta=beta, beta2=beta2, zeta=zeta, c_max=c_max)
         check_steps(off_steps=off_steps, on_steps=on_steps, c_steps=c_steps)
         super().__init__(encoder, decoders, between, sizes, kl_from=1, likelihood=likelihood)
-        self.beta = beta
-        self.beta2 = beta2
+        self.beta, self.beta2 = beta, beta2
         self.zeta = zeta
         self.off_steps, self.on_steps = off_steps, on_steps
         self.c_max, self.c_steps = c_max, c_steps
 
     def capacity(self, t: int) -> float:
         "Nats of level 2 at step t"
-        grown = ramp(t, 0, self.c_steps)
-        return self.c_max * grown
+        return self.c_max * ramp(t, 0, self.c_steps)
 
     def level_terms(self, i: int, rec: Tensor, q: Posterior, t: int) -> dict:
         kl = q.kl().sum(1)
@@ -137,6 +135,9 @@ class TwoLevelVAE(LayeredVAE):
             return terms | dict(kl2=(self.beta2, kl))
         deviation = (kl.mean() - self.capacity(t)).abs()
         return terms | dict(kl2=(0.0, kl), deviation=(self.beta2, deviation))
+
+    def weight_terms(self) -> dict:
+        return {}
 
     @classmethod
     def from_net(

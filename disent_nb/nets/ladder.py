@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..core import fails
 from .large64 import DOWN, UP, Row, block, check_sizes, dense_layers, down_block, up_block
 
 # %% ../../nbs/20_nets/04_ladder.ipynb #c4231916
