@@ -30,6 +30,7 @@ demo: .venv/.runs ## train a beta-TCVAE on sprites, measure it, draw it (about 4
 test: .venv/.dev ## everything that CI runs
 	$(BIN)/python tests/in_sync.py
 	$(BIN)/ruff format --check -q nbs tests setup.py
+	$(BIN)/ruff check -q nbs tests setup.py
 	$(BIN)/pyright
 	cd nbs && export OMP_NUM_THREADS=1 && time ../$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(BIN)/python -m pytest -n 2
@@ -37,6 +38,7 @@ test: .venv/.dev ## everything that CI runs
 quick: .venv/.dev ## in sync, formatted, and the tests of notebooks and contract (under a minute)
 	$(BIN)/python tests/in_sync.py
 	$(BIN)/ruff format --check -q nbs tests setup.py
+	$(BIN)/ruff check -q nbs tests setup.py
 	$(BIN)/python -m pytest -n 2 -x tests/test_notebooks.py tests/test_contract.py -k 'not study and not tooling'
 
 # each line is another arithmetic: rounding differs, and with it every training
