@@ -139,7 +139,8 @@ def latent_traversals(
     decode: Callable[[Tensor], Tensor],  # function codes `(N,D)` -> images `(N,C,H,W)` in [0,1]
     z: ArrayLike | Tensor,  # anchors `(A,D)`: posterior means of images, zeros, or samples of the prior
     kl: Any = None,  # KL of each latent in nats `(D,)`: orders the rows, written next to them
-    lim: float = 2.0,  # range -lim..lim in standard deviations of the prior, unless `mu` is given
+    lim: float
+    | tuple[float, float] = 2.0,  # range -lim..lim, or low and high, in sd of the prior, unless `mu` is given
     steps: int = 8,  # images per row
     mu: ArrayLike
     | Tensor
@@ -150,12 +151,13 @@ def latent_traversals(
     Raises ValueError for unusable arguments"""
     anchors = check_anchors(z)
     n_anchors, n_latents = anchors.shape
-    if not lim > 0:
-        raise ValueError(f"lim: got {lim}, expected a positive number of standard deviations")
+    low, high = lim if isinstance(lim, tuple) else (-lim, lim)
+    if not low < high:
+        raise ValueError(f"lim: got {lim}, expected a positive number of standard deviations, or low and high")
     if not isinstance(steps, int) or steps < 2:
         raise ValueError(f"steps: got {steps!r}, expected an integer of at least 2")
     chosen = row_order(n_latents, kl, dims)
-    span = np.tile([-lim, lim], (n_latents, 1)) if mu is None else traversal_range(mu)
+    span = np.tile([low, high], (n_latents, 1)) if mu is None else traversal_range(mu)
     if len(span) != n_latents:
         raise ValueError(f"mu: got {len(span)} latents, expected {n_latents}, as z")
     low, high = span[chosen].T
