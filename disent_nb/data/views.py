@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EpochOrder', 'Images', 'Views', 'Singles', 'pick_factors', 'move_factors', 'FactorViews', 'Pairs', 'Groups',
-           'choose_labelled', 'Labelled']
+           'PartPairs', 'choose_labelled', 'Labelled']
 
 # %% ../../nbs/10_data/01_views.ipynb #70061bd7
 from collections.abc import Sequence
@@ -307,6 +307,58 @@ class Groups(FactorViews):
         y = self.space.sample(n * self.n_views, gen).view(self.n_views, n, -1)
         y = torch.where(shared, y[0], y)
         return y, ~shared, self.look(y)
+
+# %% ../../nbs/10_data/01_views.ipynb #23443fbc
+class PartPairs(Views):
+    "An image of the set, and the same with another value of one factor of a part; `y` is its mask, or None"
+
+    @classmethod
+    def check(cls, ds: Any) -> None:
+        needed = ('factors', 'observe', 'space')
+        if all(hasattr(ds, name) for name in needed) and getattr(ds, 'exact', None) is None:
+            return
+        raise ValueError(
+            f"ds: got {type(ds).__name__}, of which {cls.__name__} cannot be made, expected a dataset whose images are "
+            "drawn from the values of a grid, so that one value can be changed"
+        )
+
+    def __init__(
+        self,
+        ds: Any,  # dataset with factors, whose `observe` draws images
+        batch_size: int = 64,  # B, number of pairs
+        part: Sequence[str] = (),  # names of the factors of which one differs; (): all that can vary
+        tell: bool = True,  # whether `y` says which
+        seed: int = 0,  # of the choice of factors and of the order
+        device: torch.device | str = 'auto',  # where batches live, see `core.pick_device`
+    ) -> None:
+        self.check(ds)
+        self.tell, self.seed = check_flag(tell, 'tell'), check_whole(seed, 'seed')
+        self.images = Images(ds, device, 0)
+        self.order = EpochOrder(len(ds), batch_size, seed)
+        self.sizes, self.part = ds.space.sizes, tuple(part)
+        fixed = [name for name in part if self.sizes[ds.space.column(name)] == 1]
+        if isinstance(part, str) or fixed:
+            raise ValueError(f"part: got {part!r}, expected names of factors that vary in {list(ds.space.names)}")
+        columns = [ds.space.column(name) for name in part] or [k for k, size in enumerate(self.sizes) if size > 1]
+        self.columns = torch.tensor(columns)
+
+    def at(self, t: int) -> tuple[Tensor, Tensor]:
+        "Factor indices (2,B,K) and mask of the factor that differs (B,K) of step t"
+        y = self.images.ds.factors(self.order(t)).cpu()
+        gen = generator(self.seed, t, 1)
+        which = torch.randint(len(self.columns), (len(y),), generator=gen)
+        differ = torch.nn.functional.one_hot(self.columns[which], len(self.sizes)).bool()
+        return torch.stack([y, move_factors(y, differ, self.sizes, gen)]), differ
+
+    def __call__(self, t: int) -> Batch:
+        y, differ = self.at(check_whole(t, 't'))
+        device = self.images.device
+        xs = tuple(unit_range(self.images.ds.observe(rows.to(device))) for rows in y)
+        return Batch(xs, differ.to(device) if self.tell else None, len(self.images))
+
+    def __repr__(self) -> str:
+        options = f'batch_size={self.order.batch_size}, part={self.part}, tell={self.tell}, seed={self.seed}'
+        return f'PartPairs({self.images!r}, {options})'
 
 # %% ../../nbs/10_data/01_views.ipynb #aeb230f7
 def choose_labelled(
