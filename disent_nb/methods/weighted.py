@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['WEIGHTINGS', 'COLOURS', 'check_weighting', 'effective_area', 'pixel_weights', 'check_colours', 'to_hsv', 'to_rgb',
-           'WeightedBetaVAE', 'WeightedTCVAE']
+           'WeightedBetaVAE', 'WeightedTCVAE', 'WeightedSVAE']
 
 # %% ../../nbs/40_methods/17_weighted.ipynb #9307394c
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
 from ..core import Batch, nearest
 from .betatc import BetaTCVAE
 from .betavae import BetaVAE
+from .normalized_svae import NormalizedSVAE
 from .vae import VAE
 from ..prob import Posterior, float_tensor, sum_pixels
 from ..train.method import image_shape
@@ -184,4 +185,24 @@ class WeightedTCVAE(PixelWeights, BetaTCVAE):
         colours: str = 'rgb',  # 'rgb', or 'hsv': encoder and loss see hue, saturation and value
     ) -> None:
         BetaTCVAE.__init__(self, encoder, decoder, alpha, beta, gamma, estimator, 'squared_error')
+        self.start_weights(weighting, colours)
+
+
+class WeightedSVAE(PixelWeights, NormalizedSVAE):
+    """SVAE with normalised differences, whose squared error weighs pixels by what varies with them (an extension)
+    Raises ValueError for unknown options, views that are no labelled pairs, another weighting or other colours"""
+
+    def __init__(
+        self,
+        encoder: nn.Module,  # images (B,C,H,W) -> `mu`, `log_var` (B,D)
+        decoder: nn.Module,  # `z` (B,D) -> `x_hat` (B,C,H,W), before squashing
+        beta: float = 1.0,  # weight of the KL term
+        weight: float = 50.0,  # of the pair loss, as for `NormalizedSVAE`
+        factors: Sequence[int] | None = None,  # as for `SVAE`
+        assigned: int | None = None,  # as for `SVAE`
+        weighting: str = 'area',  # 'none', 'area' or 'variance', see `pixel_weights`
+        colours: str = 'rgb',  # 'rgb', or 'hsv': encoder and loss see hue, saturation and value
+    ) -> None:
+        given: dict = dict(factors=factors, assigned=assigned, likelihood='squared_error')
+        NormalizedSVAE.__init__(self, encoder, decoder, beta, weight, **given)
         self.start_weights(weighting, colours)
