@@ -319,9 +319,12 @@ def check_options(
 ) -> None:
     """Keyword arguments that `f` takes
     Raises ValueError, naming the nearest, for one that it does not"""
-    takes = inspect.signature(f).parameters
+    takes = dict(inspect.signature(f).parameters)
     if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
         return
+    maker = getattr(f, 'from_net', None)  # of a model, which may have options that shape its networks
+    if maker is not None:
+        takes |= {name: p for name, p in inspect.signature(maker).parameters.items() if p.default is not p.empty}
     for o in options:
         if o not in takes:
             accepted = f'{list(takes)}{nearest(o, takes)}'
