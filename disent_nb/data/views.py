@@ -335,29 +335,45 @@ class PartPairs(Views):
         self.tell, self.seed = check_flag(tell, 'tell'), check_whole(seed, 'seed')
         self.images = Images(ds, device, 0)
         self.order = EpochOrder(len(ds), batch_size, seed)
-        self.sizes, self.part = ds.space.sizes, tuple(part)
-        fixed = [name for name in part if self.sizes[ds.space.column(name)] == 1]
-        if isinstance(part, str) or fixed:
+        self.sizes = ds.space.sizes
+        varying = [k for k, size in enumerate(self.sizes) if size > 1]
+        columns = [ds.space.column(name) for name in part]
+        if isinstance(part, str) or not set(columns) <= set(varying):
             raise ValueError(f"part: got {part!r}, expected names of factors that vary in {list(ds.space.names)}")
-        columns = [ds.space.column(name) for name in part] or [k for k, size in enumerate(self.sizes) if size > 1]
-        self.columns = torch.tensor(columns)
+        self.part = tuple(part)
+        self.columns = torch.tensor(columns or varying)
 
     def at(self, t: int) -> tuple[Tensor, Tensor]:
         "Factor indices (2,B,K) and mask of the factor that differs (B,K) of step t"
-        y = self.images.ds.factors(self.order(t)).cpu()
+        numbers = self.order(t)
+        y = self.images.ds.factors(numbers)
+        y = y.cpu()
         gen = generator(self.seed, t, 1)
-        which = torch.randint(len(self.columns), (len(y),), generator=gen)
-        differ = torch.nn.functional.one_hot(self.columns[which], len(self.sizes)).bool()
-        return torch.stack([y, move_factors(y, differ, self.sizes, gen)]), differ
+        n = len(y)
+        which = torch.randint(len(self.columns), (n,), generator=gen)
+        moved = self.columns[which]
+        every = torch.arange(len(self.sizes))
+        differ = moved[:, None] == every
+        other = move_factors(y, differ, self.sizes, gen)
+        return torch.stack([y, other]), differ
 
     def __call__(self, t: int) -> Batch:
         y, differ = self.at(check_whole(t, 't'))
         device = self.images.device
-        xs = tuple(unit_range(self.images.ds.observe(rows.to(device))) for rows in y)
-        return Batch(xs, differ.to(device) if self.tell else None, len(self.images))
+        views = []
+        for rows in y:
+            on_device = rows.to(device)
+            x = self.images.ds.observe(on_device)
+            views.append(unit_range(x))
+        xs = tuple(views)
+        n = len(self.images)
+        if not self.tell:
+            return Batch(xs, None, n)
+        return Batch(xs, differ.to(device), n)
 
     def __repr__(self) -> str:
-        options = f'batch_size={self.order.batch_size}, part={self.part}, tell={self.tell}, seed={self.seed}'
+        size = self.order.batch_size
+        options = f'batch_size={size}, part={self.part}, tell={self.tell}, seed={self.seed}'
         return f'PartPairs({self.images!r}, {options})'
 
 # %% ../../nbs/10_data/01_views.ipynb #aeb230f7

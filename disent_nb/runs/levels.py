@@ -10,8 +10,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from ..core import generator, write_json
 from ..data.factors import FactorDataset
@@ -72,8 +74,12 @@ def level_summary(
     columns: Sequence[str],  # scores to show
 ) -> pd.DataFrame:
     "A table of texts 'mean ± half width of the 95% interval', one row per label and level, and the number of trainings"
-    groups = levels.groupby(['label', 'level'], sort=False)
-    return groups[list(columns)].agg(mean_text).assign(n=groups.size())
+    by = ['label', 'level']
+    groups = levels.groupby(by, sort=False)
+    chosen = groups[list(columns)]
+    texts = chosen.agg(mean_text)
+    counts = groups.size()
+    return texts.assign(n=counts)
 
 # %% ../../nbs/80_runs/10_levels.ipynb #709e9468
 def latent_page(
@@ -89,13 +95,25 @@ def latent_page(
     Raises ValueError for unfit arguments"""
     order = torch.randperm(len(ds), generator=generator(seed))
     index = order[:rows]
-    q = encode(model, ds.images(index))
+    x = ds.images(index)
+    q = encode(model, x)
+    codes = q.mu.double().numpy()
     values = ds.drawn(index).double().numpy()
-    varies = [k for k in range(values.shape[1]) if values[:, k].min() < values[:, k].max()]
+    spread = np.ptp(values, 0)
+    varies = np.flatnonzero(spread)
     names = [ds.space.names[k] for k in varies]
     kl = q.kl().mean(0)
-    by_kl = kl.argsort(descending=True).tolist()
-    shown = [d for d in by_kl if kl[d] > least][:most] or by_kl[:1]
-    summary = latent_summary(q.mu.double().numpy(), values[:, varies], q.log_var, names, seed=seed)
-    images = latent_traversals(lambda z: decode(model, z), q.mu[:1], kl, lim, dims=shown)
-    return side_by_side(images, factor_bars(summary, dims=shown))
+    order_of_kl = kl.argsort(descending=True)
+    by_kl = order_of_kl.tolist()
+    shown = [d for d in by_kl if kl[d] > least]
+    shown = shown[:most] or by_kl[:1]
+    factors = values[:, varies]
+    summary = latent_summary(codes, factors, q.log_var, names, seed=seed)
+    bars = factor_bars(summary, dims=shown)
+
+    def images_of(z: Tensor) -> Tensor:
+        return decode(model, z)
+
+    anchor = q.mu[:1]
+    images = latent_traversals(images_of, anchor, kl, lim, dims=shown)
+    return side_by_side(images, bars)

@@ -127,12 +127,17 @@ def level_information(
     seed: int = 0,  # of the samples
 ) -> np.ndarray:
     "Mutual information in nats of each latent's mean with each latent of the level above, sampled `(D_2,D_1)`"
-    noise = torch.randn(above.mu.shape, generator=generator(seed))
-    sampled = above.sample(noise.to(above.mu))
-    low, high = sampled.amin(0), sampled.amax(0)
-    scaled = bins * (sampled - low) / (high - low)
-    binned = scaled.long().clamp(max=bins - 1)
-    return mutual_information(below.mu.cpu().numpy(), binned.cpu().numpy(), bins)
+    gen = generator(seed)
+    noise = torch.randn(above.mu.shape, generator=gen)
+    noise = noise.to(above.mu)
+    sampled = above.sample(noise)
+    low = sampled.amin(0)
+    width = sampled.amax(0) - low
+    scaled = bins * (sampled - low) / width
+    binned = scaled.long()
+    binned = binned.clamp(max=bins - 1)
+    means = below.mu.cpu().numpy()
+    return mutual_information(means, binned.cpu().numpy(), bins)
 
 
 def group_shares(
@@ -144,6 +149,9 @@ def group_shares(
     below, above = nats.shape
     if below % groups or above % groups:
         raise ValueError(f"groups: got {groups}, expected a number that divides {below} and {above} latents")
-    by_group = nats.reshape(below, groups, -1).sum(2)
-    own = np.arange(below) // (below // groups)
-    return by_group[np.arange(below), own] / by_group.sum(1)
+    blocks = nats.reshape(below, groups, -1)
+    by_group = blocks.sum(2)
+    latents = np.arange(below)
+    own = latents // (below // groups)
+    in_own = by_group[latents, own]
+    return in_own / by_group.sum(1)

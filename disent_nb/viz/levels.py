@@ -6,6 +6,7 @@
 __all__ = ['level_curves', 'level_heatmap']
 
 # %% ../../nbs/70_viz/06_levels.ipynb #4536f1e2
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -26,8 +27,11 @@ def check_levels(
         raise ValueError(f"table: got columns {list(table)}, expected also {missing}")
     if not len(table) or not len(scores):
         raise ValueError(f"table: got {len(table)} rows and {len(scores)} scores, expected at least one of each")
-    levels = set(table.level)
-    return sorted(levels, key=lambda level: (level == 'code', len(level), level))
+    names = sorted(set(table.level))
+    layered = [name for name in names if name != 'code']
+    layered.sort(key=len)  # L9 before L10
+    alone = ['code'] if 'code' in names else []
+    return layered + alone
 
 # %% ../../nbs/70_viz/06_levels.ipynb #d758b0b4
 def draw_label(
@@ -41,8 +45,12 @@ def draw_label(
     places = rows.level.map(levels.index)
     ax.plot(places, rows.value, '.', ms=4, c=colour, alpha=0.5)
     means = rows.groupby(places).value.mean()
-    alone = len(means) == 1
-    ax.plot(means.index, means, 'D' if alone else 'o-', ms=5 if alone else 4, c=colour, label=label)
+    form = 'o-'
+    size = 4
+    if len(means) == 1:
+        form = 'D'
+        size = 5
+    ax.plot(means.index, means, form, ms=size, c=colour, label=label)
 
 # %% ../../nbs/70_viz/06_levels.ipynb #8023c117
 def level_curves(
@@ -53,13 +61,19 @@ def level_curves(
     """Figure of scores by level: a panel for each score, a line for each label
     Raises ValueError for columns that are missing, and for no rows"""
     levels = check_levels(table, scores)
-    n_rows = -(-len(scores) // columns)
-    fig = Picture(250 * min(len(scores), columns), 60 + 200 * n_rows, layout='constrained')
-    grid = fig.subplots(n_rows, min(len(scores), columns), squeeze=False).ravel()
+    n_columns = min(len(scores), columns)
+    n_rows = math.ceil(len(scores) / columns)
+    width = 250 * n_columns
+    height = 60 + 200 * n_rows
+    fig = Picture(width, height, layout='constrained')
+    panels = fig.subplots(n_rows, n_columns, squeeze=False)
+    grid = panels.ravel()
+    by_label = table.groupby('label', sort=False)
     for ax, score in zip(grid, scores):
-        for i, (label, rows) in enumerate(table.groupby('label', sort=False)):
+        for i, (label, rows) in enumerate(by_label):
             shown = rows[['level']].assign(value=rows[score])
-            draw_label(ax, shown, levels, f'C{i % 10}', str(label))
+            colour = f'C{i % 10}'
+            draw_label(ax, shown, levels, colour, str(label))
         ax.set_xticks(range(len(levels)), levels)
         ax.set_title(score.replace('_', ' '), size=10)
         ax.spines[['top', 'right']].set_visible(False)
@@ -81,7 +95,15 @@ def level_heatmap(
     if not columns:
         raise ValueError(f"prefix: got {prefix!r}, expected the beginning of a column of {list(table)}")
     check_levels(table, columns)
-    means = table.groupby(['label', 'level'], sort=False)[columns].mean()
-    rows = [str(label) if level == 'code' else f'{label}, {level}' for label, level in means.index]
+    groups = table.groupby(['label', 'level'], sort=False)
+    matrix, rows = [], []
+    for _, group in groups:
+        means = group[columns].to_numpy().mean(0)
+        matrix.append(means)
+        level = group.level.iloc[0]
+        name = str(group.label.iloc[0])
+        if level != 'code':
+            name = f'{name}, {level}'
+        rows.append(name)
     names = [str(c).removeprefix(prefix) for c in columns]
-    return score_heatmap(means.to_numpy(), rows, names, title)
+    return score_heatmap(matrix, rows, names, title)
