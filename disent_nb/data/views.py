@@ -342,6 +342,20 @@ class PartPairs(Views):
             raise ValueError(f"part: got {part!r}, expected names of factors that vary in {list(ds.space.names)}")
         self.part = tuple(part)
         self.columns = torch.tensor(columns or varying)
+        for column in self.columns.tolist():
+            self.check_shown(column)
+
+    def check_shown(self, column: int) -> None:
+        "Raises ValueError for a factor that changes none of the first images, as of a hidden one"
+        ds: Any = self.images.ds
+        first = torch.arange(min(8, len(ds)))
+        y = ds.factors(first)
+        other = y.clone()
+        other[:, column] += 1
+        other[:, column] %= self.sizes[column]
+        if torch.equal(ds.observe(y), ds.observe(other)):
+            name = ds.space.names[column]
+            raise ValueError(f"part: got {self.part}, of which {name!r} changes no image; expected names without it")
 
     def at(self, t: int) -> tuple[Tensor, Tensor]:
         "Factor indices (2,B,K) and mask of the factor that differs (B,K) of step t"

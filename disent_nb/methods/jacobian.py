@@ -23,8 +23,8 @@ def jacobian_l1(
     step: float = 0.25,  # of the difference quotient, standard deviations of the prior
     weights: Tensor | float = 1.0,  # of pixels, to be multiplied with images
 ) -> Tensor:
-    """Unbiased estimate of the sum of absolute values of the decoder's Jacobian `(B,)` (Rhodes & Lee 2021)
-    One latent of each code, drawn at random, is moved by `step`. Raises ValueError for a step that is none"""
+    """Estimate of the sum of absolute values of the decoder's Jacobian `(B,)` (Rhodes & Lee 2021), by a quotient of
+    differences: one latent of each code, drawn at random, moves by `step`. Raises ValueError for a step that is none"""
     if not step > 0:
         raise ValueError(f"step: got {step!r}, expected a number > 0")
     n, d = z.shape

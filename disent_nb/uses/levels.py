@@ -144,7 +144,7 @@ def group_shares(
     nats: np.ndarray,  # of `level_information` `(D_2,D_1)`
     groups: int,  # G; the latents of a group stand side by side at both levels
 ) -> np.ndarray:
-    """Part of the information of each latent that lies in its own group `(D_2,)`; 1 / G by chance
+    """Part of the information of each latent that lies in its own group `(D_2,)`; 1 / G by chance, NaN without any
     Raises ValueError for groups that do not divide both levels"""
     below, above = nats.shape
     if below % groups or above % groups:
