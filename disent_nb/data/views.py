@@ -308,6 +308,24 @@ class Groups(FactorViews):
         y = torch.where(shared, y[0], y)
         return y, ~shared, self.look(y)
 
+# %% ../../nbs/10_data/01_views.ipynb #c4e5f6a7
+def check_shown(
+    ds: Any,  # dataset with factors, whose `observe` draws images
+    part: Sequence[str],  # as the user gave it
+    columns: Sequence[int],  # of the factors
+) -> None:
+    "Raises ValueError for a factor that changes none of the first images, as a hidden one"
+    first = torch.arange(min(8, len(ds)))
+    y = ds.factors(first)
+    x = ds.observe(y)
+    for column in columns:
+        other = y.clone()
+        other[:, column] += 1
+        other[:, column] %= ds.space.sizes[column]
+        if torch.equal(x, ds.observe(other)):
+            name = ds.space.names[column]
+            raise ValueError(f"part: got {part}, of which {name!r} changes no image; expected names without it")
+
 # %% ../../nbs/10_data/01_views.ipynb #23443fbc
 class PartPairs(Views):
     "An image of the set, and the same with another value of one factor of a part; `y` is its mask, or None"
@@ -342,20 +360,7 @@ class PartPairs(Views):
             raise ValueError(f"part: got {part!r}, expected names of factors that vary in {list(ds.space.names)}")
         self.part = tuple(part)
         self.columns = torch.tensor(columns or varying)
-        for column in self.columns.tolist():
-            self.check_shown(column)
-
-    def check_shown(self, column: int) -> None:
-        "Raises ValueError for a factor that changes none of the first images, as of a hidden one"
-        ds: Any = self.images.ds
-        first = torch.arange(min(8, len(ds)))
-        y = ds.factors(first)
-        other = y.clone()
-        other[:, column] += 1
-        other[:, column] %= self.sizes[column]
-        if torch.equal(ds.observe(y), ds.observe(other)):
-            name = ds.space.names[column]
-            raise ValueError(f"part: got {self.part}, of which {name!r} changes no image; expected names without it")
+        check_shown(ds, self.part, self.columns.tolist())
 
     def at(self, t: int) -> tuple[Tensor, Tensor]:
         "Factor indices (2,B,K) and mask of the factor that differs (B,K) of step t"
