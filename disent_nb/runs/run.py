@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['experiments', 'find_experiment', 'run_id', 'run_folder', 'RunFailed', 'watch', 'show_progress', 'update_bar',
-           'execute', 'is_done', 'inputs_of', 'check_extras', 'run', 'store_report']
+           'execute', 'is_done', 'inputs_of', 'check_extras', 'run', 'results_path', 'stored_result', 'store_report']
 
 # %% ../../nbs/80_runs/01_run.ipynb #03afb247
 import base64
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import disent_nb
-from ..core import atomic_path, nearest, pick_device, plain
+from ..core import atomic_path, nearest, pick_device, plain, write_json
 from .folder import check_same, code_of, import_folders, locked, read_record, recorded
 from .parameters import from_text, from_yaml, parameter_comments, parameters, parameters_cell
 from .parameters import dataset_paths, path_parameters, presets, read_yaml, resolve
@@ -385,16 +385,37 @@ def fewer_colours(
     data['image/png'] = min(data['image/png'], coded, key=len)
 
 # %% ../../nbs/80_runs/01_run.ipynb #75d01ab6
+def results_path(
+    notebook: str | Path,  # path of an experiment
+) -> Path:
+    "Where the scores of its report are"
+    return Path(notebook).parent / 'results' / f'{Path(notebook).stem}.json'
+
+
+def stored_result(
+    notebook: str | Path,  # path of an experiment, or its name
+) -> dict:
+    """`scores` of its report, as in metrics.json, and `record`, as in config.json
+    Raises ValueError if there is no such experiment, or no report of it"""
+    path = results_path(find_experiment(notebook))
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+        return dict(scores=found['scores'], record=found['record'])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        raise ValueError(f"notebook: {path.name} is no readable report ({type(e).__name__})") from e
+
+
 def store_report(
     folder: str | Path,  # of a complete run
     notebook: str | Path,  # path of its experiment
 ) -> None:
-    """Store the outputs of a run in the experiment's notebook
+    """Store the outputs of a run in the experiment's notebook, and its scores beside it
     Raises ValueError if its parameters or cells were others"""
     import nbformat
 
-    ran, defaults = read_record(folder)[0]['parameters'], parameters(notebook)
-    for name, value in ran.items():
+    record, scores = read_record(folder)
+    defaults = parameters(notebook)
+    for name, value in record['parameters'].items():
         if plain(defaults.get(name)) != value:
             wanted = f'{defaults.get(name)!r}, as the notebook says'
             raise ValueError(f"folder: got a run with {name} = {value!r}, expected {wanted}")
@@ -407,5 +428,6 @@ def store_report(
             cell.outputs = done.outputs
         for output in cell.get('outputs', []):
             fewer_colours(output)
+    write_json(results_path(notebook), dict(scores=scores, record=record))
     with atomic_path(notebook) as tmp:
         nbformat.write(mine, tmp)
