@@ -137,7 +137,7 @@ def score_table(
     scores: dict,  # `{name: number}`, nested dicts are indented
     pad: str = '',  # indentation
 ) -> str:
-    "Scores as lines of text"
+    "Scores as lines of text; of a table, that is a list of dicts, only its size, since metrics.json holds it"
     width = max((len(k) for k in scores), default=0)
     lines = []
     for name, value in scores.items():
@@ -145,6 +145,8 @@ def score_table(
             lines += [f'{pad}{name}', score_table(value, pad + '  ')]
             continue
         number = f'{value:.3f}' if isinstance(value, float) else str(value)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            number = f'{len(value)} rows in metrics.json'
         lines.append(f'{pad}{name:<{width}}  {number}')
     return '\n'.join(lines)
 
