@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LOG_2PI', 'LIKELIHOODS', 'ESTIMATORS', 'float_tensor', 'gaussian_log_prob', 'Posterior', 'sum_pixels',
-           'bernoulli_nll', 'gaussian_nll', 'squared_error', 'Likelihood', 'likelihood', 'pairwise_log_prob',
-           'mixture_log_prob', 'kl_parts', 'check_rows', 'exact_kl_decomposition', 'mixture_log_weights',
-           'kl_decomposition']
+           'bernoulli_nll', 'gaussian_nll', 'squared_error', 'laplace_nll', 'Likelihood', 'likelihood',
+           'pairwise_log_prob', 'mixture_log_prob', 'kl_parts', 'check_rows', 'exact_kl_decomposition',
+           'mixture_log_weights', 'kl_decomposition']
 
 # %% ../nbs/01_prob.ipynb #53db0a6a
 import math
@@ -150,6 +150,17 @@ def squared_error(
     x_hat = float_tensor(x_hat, 'x_hat', x)
     return sum_pixels((x - x_hat.sigmoid()) ** 2)
 
+
+def laplace_nll(
+    x_hat: Tensor,  # decoder output, logits `(B,C,H,W)`
+    x: Tensor,  # images `(B,C,H,W)` in [0,1]
+) -> Tensor:
+    """-log p(x|z) in nats `(B,)`, pixels are independent Laplace variables around sigmoid(x_hat), of scale 1
+    Raises ValueError for wrong shapes"""
+    x = float_tensor(x, 'x', x)
+    x_hat = float_tensor(x_hat, 'x_hat', x)
+    return sum_pixels((x - x_hat.sigmoid()).abs() + math.log(2))
+
 # %% ../nbs/01_prob.ipynb #ad9c7fe7
 @dataclass(frozen=True)
 class Likelihood:
@@ -163,11 +174,12 @@ LIKELIHOODS = dict(
     bernoulli=Likelihood(bernoulli_nll, torch.sigmoid),
     gaussian=Likelihood(gaussian_nll, lambda x_hat: x_hat),
     squared_error=Likelihood(squared_error, torch.sigmoid),
+    laplace=Likelihood(laplace_nll, torch.sigmoid),
 )
 
 
 def likelihood(
-    name: str,  # 'bernoulli', 'gaussian' or 'squared_error'
+    name: str,  # one of `LIKELIHOODS`
 ) -> Likelihood:
     """The `Likelihood` of that name
     Raises ValueError with the nearest name if there is none"""

@@ -172,6 +172,10 @@ class LabelVAE(VAE):
         log_var = [q.log_var for q in (*u, z) if q is not None]
         return Posterior(self.prior.join(y, means, z.mu), torch.cat([certain, *log_var], 1))
 
+    def label_columns(self, label: int) -> list[int]:
+        "Columns of a code that belong to a label"
+        return self.prior.columns.of_label(label)
+
     def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         return self.prior.sample(any_classes(n, self.prior.columns.classes, generator), generator)
 
