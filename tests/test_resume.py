@@ -22,7 +22,7 @@ class Say(Callback):
 folder = RunFolder(sys.argv[1], every_s=0.)   # saves after every step, so that many kills hit a file half written
 seed_all(0)
 m = BetaTCVAE(*burgess64(1, 4))
-fit(m, Singles(ReducedDSprites(), 16, 0, 'cpu'), 120, adam(1e-3), 'cpu', 0, [*folder.callbacks, Say()])
+fit(m, Singles(ReducedDSprites(), 16, 0, 'cpu'), 60, adam(1e-3), 'cpu', 0, [*folder.callbacks, Say()])
 folder.weights(m)
 """
 
@@ -59,7 +59,7 @@ def test_killed_runs_end_bit_identical(want, tmp_path, seed):
     "Killed three times, each after some steps of its own and at a random moment within a step"
     moments, done = random.Random(f'{seed}'), [0]
     for _ in range(3):
-        step = kill_after(start(tmp_path), moments.randint(2, 30), moments.uniform(0, 0.05))
+        step = kill_after(start(tmp_path), moments.randint(2, 14), moments.uniform(0, 0.05))
         assert step > done[-1], 'the run was over before it could be killed, or it began anew'
         done.append(step)
     assert (tmp_path / 'checkpoint.pt').exists(), 'no checkpoint survived, so nothing was resumed'

@@ -30,9 +30,11 @@ def absent_classes(
     Raises ValueError for classes that do not exist"""
     n = len(columns.classes)
     chosen = list(absent) if isinstance(absent, (list, tuple)) else [absent] * n
-    fine = [c is None or (isinstance(c, int) and 0 <= c < size) for c, size in zip(chosen, columns.classes)]
-    if len(chosen) != n or not all(fine):
-        raise ValueError(f"absent: got {absent!r}, expected a class of each of {n} labels, or None; {columns.classes=}")
+    fine = len(chosen) == n
+    for one, size in zip(chosen, columns.classes):
+        fine &= one is None or one in range(size)
+    if not fine:
+        raise ValueError(f"absent: got {absent!r}, expected a class or None for labels with {columns.classes} classes")
     return chosen
 
 
@@ -126,12 +128,14 @@ def label_terms(
         label = label - right.where(known, 0.0)
     return dict(kl_y=kl, label=label)
 
-# %% ../../nbs/40_methods/20_labels.ipynb #5fbfcd85
+# %% ../../nbs/40_methods/20_labels.ipynb #c08f0968
 class LabelVAE(VAE):
     """VAE with labels, their features and other latents; the base of M2, PA1 and PA2 (Zou et al. 2022, eq. 4)
     Raises ValueError for options out of range, networks without columns, or labels that do not fit"""
 
     views = 'disent_nb.data.views.Labelled'
+    encoder: Any
+    decoder: Any
 
     def __init__(
         self,
@@ -151,66 +155,75 @@ class LabelVAE(VAE):
         check_weights(variance=variance, beta=beta, alpha=alpha, feature_weight=feature_weight)
         super().__init__(encoder, decoder, likelihood)
         self.prior = LabelPrior(decoder.columns, absent, variance)
-        self.variance, self.absent = variance, self.prior.absent
-        self.beta, self.alpha, self.feature_weight, self.pixels = beta, alpha, feature_weight, pixels
+        self.classes, self.absent = self.prior.columns.classes, self.prior.absent
+        self.variance, self.beta, self.alpha = variance, beta, alpha
+        self.feature_weight, self.pixels = feature_weight, pixels
         self.unknown, self.temperature = unknown, temperature
 
     @property
     def latent_names(self) -> tuple[str, ...]:
         return self.prior.columns.names
 
-    def probabilities(self, x: Tensor) -> list[Tensor]:
-        "q(y|x) of each label (B,C), for images (B,C,H,W) in [0,1]"
-        return [logits.softmax(1) for logits in self.encoder.logits(self.encoder(x))]
-
-    def encode(self, x: Tensor) -> Posterior:
-        h = self.encoder(x)
-        y = [F.one_hot(logits.argmax(1), logits.shape[1]).to(h) for logits in self.encoder.logits(h)]
-        u, z = read_posteriors(self.encoder, h, y)
-        means = [h[:, :0] if q is None else q.mu for q in u]
-        certain = h.new_full((len(h), self.prior.columns.n_classes), -20.0)  # no doubt about a class
-        log_var = [q.log_var for q in (*u, z) if q is not None]
-        return Posterior(self.prior.join(y, means, z.mu), torch.cat([certain, *log_var], 1))
-
     def label_columns(self, label: int) -> list[int]:
         "Columns of a code that belong to a label"
         return self.prior.columns.of_label(label)
 
-    def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        return self.prior.sample(any_classes(n, self.prior.columns.classes, generator), generator)
+    def probabilities(self, x: Tensor) -> list[Tensor]:
+        "q(y|x) of each label (B,C), for images (B,C,H,W) in [0,1]"
+        h = self.encoder(x)
+        return [logits.softmax(1) for logits in self.encoder.logits(h)]
 
-    def costs(self, x: Tensor, h: Tensor, y: list[Tensor]) -> dict[str, Tensor]:
-        "Reconstruction loss and KL terms `(R,)` of images x (R,...) with features h (R,F), for classes (R,C)"
-        u, z = read_posteriors(self.encoder, h, y)
-        latents = z.sample()
-        features = [h[:, :0] if q is None else q.sample() for q in u]
-        rec = self.nll(self.decoder(self.prior.join(y, features, latents)), x)
-        return dict(rec=rec, kl_z=z.kl().sum(1)) | self.prior.kl(y, u)
+    def encode(self, x: Tensor) -> Posterior:
+        return mean_codes(self.encoder, self.prior, self.encoder(x))
+
+    def sample_given(self, y: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
+        "Codes (n,D) for classes (n,C) of each label, one-hot"
+        return self.prior.sample(y, generator)
+
+    def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        y = any_classes(n, self.classes, generator)
+        return self.prior.sample(y, generator)
 
     def loss(self, b: Batch, t: int) -> dict:
-        y = known_labels(b, len(self.prior.columns.classes))
-        h = self.encoder(b.x)
-        logits = self.encoder.logits(h)
-        mean = partial(relaxed_costs, temperature=self.temperature) if self.unknown == 'gumbel' else expected_costs
-        values = mean(self.costs, b.x, h, y, logits) | label_terms(y, logits)
-        n = self.pixels or b.x[0, 0].numel()
-        weights = dict(rec=1.0, kl_u=self.beta * n * self.feature_weight, label=self.alpha * n)
-        return {name: (weights.get(name, self.beta * n), value) for name, value in values.items()}
+        return label_loss(self, b)
 
     @classmethod
     def small(cls, **options) -> Self:
-        return cls.from_net(partial(label_adain, features=1, size=16, width=4), 1, 1, **options)
+        net = partial(label_adain, features=1, size=16, width=4)
+        return cls.from_net(net, 1, 1, **options)
 
-# %% ../../nbs/40_methods/20_labels.ipynb #980dbbd5
+# %% ../../nbs/40_methods/20_labels.ipynb #5fbfcd85
 def read_posteriors(
-    encoder: nn.Module,  # see `nets.adain.LabelEncoder`
+    encoder: Any,  # see `nets.adain.LabelEncoder`
     h: Tensor,  # features (B,F)
     y: Sequence[Tensor],  # classes (B,C)
 ) -> tuple[list[Posterior | None], Posterior]:
     "Posteriors of the features of each label (None where it has none), and of z"
     u, z = encoder.posteriors(h, y)
-    of_features = [Posterior(*part.chunk(2, 1)) if part.shape[1] else None for part in u]
+    of_features = []
+    for part in u:
+        q = Posterior(*part.chunk(2, 1)) if part.shape[1] else None
+        of_features.append(q)
     return of_features, Posterior(*z.chunk(2, 1))
+
+
+def mean_codes(
+    encoder: Any,  # see `nets.adain.LabelEncoder`
+    prior: LabelPrior,  # of the codes
+    h: Tensor,  # features (B,F)
+) -> Posterior:
+    "Codes with the most likely classes, of which nothing is uncertain then"
+    y = []
+    for logits in encoder.logits(h):
+        best = logits.argmax(1)
+        y.append(F.one_hot(best, logits.shape[1]).to(h))
+    u, z = read_posteriors(encoder, h, y)
+    none = h[:, :0]
+    means = [none if q is None else q.mu for q in u]
+    log_var = [none if q is None else q.log_var for q in u]
+    certain = h.new_full((len(h), prior.columns.n_classes), -20.0)
+    mu = prior.join(y, means, z.mu)
+    return Posterior(mu, torch.cat([certain, *log_var, z.log_var], 1))
 
 
 def any_classes(
@@ -220,8 +233,26 @@ def any_classes(
 ) -> list[Tensor]:
     "Classes of each label, all equally likely, one-hot (n,C)"
     device = None if generator is None else generator.device
-    drawn = [torch.randint(c, (n,), generator=generator, device=device) for c in classes]
-    return [F.one_hot(y, c).float() for y, c in zip(drawn, classes)]
+    y = []
+    for c in classes:
+        one = torch.randint(c, (n,), generator=generator, device=device)
+        y.append(F.one_hot(one, c).float())
+    return y
+
+# %% ../../nbs/40_methods/20_labels.ipynb #980dbbd5
+def label_costs(
+    model: LabelVAE,  # whose networks are used
+    x: Tensor,  # images (R,C,H,W)
+    h: Tensor,  # features (R,F)
+    y: list[Tensor],  # classes (R,C)
+) -> dict[str, Tensor]:
+    "Reconstruction loss and KL terms of images for given classes, `(R,)` each"
+    u, z = read_posteriors(model.encoder, h, y)
+    latents = z.sample()
+    features = [h[:, :0] if q is None else q.sample() for q in u]
+    code = model.prior.join(y, features, latents)
+    rec = model.nll(model.decoder(code), x)
+    return dict(rec=rec, kl_z=z.kl().sum(1)) | model.prior.kl(y, u)
 
 
 def expected_costs(
@@ -232,29 +263,46 @@ def expected_costs(
     logits: Sequence[Tensor],  # of q(y|x) of each label (B,C)
 ) -> dict[str, Tensor]:
     "Each term (B,), in expectation over the unknown labels"
-    rows, combos = combinations(y, [part.shape[1] for part in logits])
+    sizes = [part.shape[1] for part in logits]
+    rows, combos = combinations(y, sizes)
     log_weight = h.new_zeros(len(rows))
+    classes = []
     for column, combo, part in zip(y.T, combos.T, logits):
-        own = part.log_softmax(1)[rows].gather(1, combo[:, None])[:, 0]
-        log_weight = log_weight + own.where(column[rows] < 0, 0.0)
-    classes = [F.one_hot(combo, part.shape[1]).to(h) for combo, part in zip(combos.T, logits)]
+        log_q = part.log_softmax(1)[rows]
+        chosen = log_q.gather(1, combo[:, None])[:, 0]
+        unknown = column[rows] < 0
+        log_weight = log_weight + chosen.where(unknown, 0.0)
+        classes.append(F.one_hot(combo, part.shape[1]).to(h))
     weight = log_weight.exp()
-    terms = costs(x[rows], h[rows], classes)
-    return {name: h.new_zeros(len(x)).index_add(0, rows, weight * value) for name, value in terms.items()}
+    expected = {}
+    for name, value in costs(x[rows], h[rows], classes).items():
+        none = h.new_zeros(len(x))
+        expected[name] = none.index_add(0, rows, weight * value)
+    return expected
 
 
-def relaxed_costs(
-    costs: Callable,  # images, features, classes -> terms (R,)
-    x: Tensor,  # images (B,C,H,W)
-    h: Tensor,  # features (B,F)
-    y: Tensor,  # labels (B,L) int64, -1 where unknown
-    logits: Sequence[Tensor],  # of q(y|x) of each label (B,C)
-    temperature: float,  # of the relaxation
-) -> dict[str, Tensor]:
-    "Each term (B,), unknown labels sampled from a Gumbel-softmax relaxation"
-    return costs(x, h, [soft_labels(column, part, temperature) for column, part in zip(y.T, logits)])
+def label_loss(
+    model: LabelVAE,  # that is trained
+    b: Batch,  # with labels (B,L) int64, -1 where unknown, or None
+) -> dict[str, tuple[float, Tensor]]:
+    "All terms with their weights"
+    y = known_labels(b, len(model.classes))
+    h = model.encoder(b.x)
+    logits = model.encoder.logits(h)
+    costs = partial(label_costs, model)
+    if model.unknown == 'gumbel':
+        soft = [soft_labels(column, part, model.temperature) for column, part in zip(y.T, logits)]
+        values = costs(b.x, h, soft)
+    else:
+        values = expected_costs(costs, b.x, h, y, logits)
+    values |= label_terms(y, logits)
+    n = model.pixels or b.x[0, 0].numel()
+    weights = dict.fromkeys(values, model.beta * n)
+    weights |= dict(rec=1.0, label=model.alpha * n)
+    weights['kl_u'] *= model.feature_weight
+    return {name: (weights[name], value) for name, value in values.items()}
 
-
+# %% ../../nbs/40_methods/20_labels.ipynb #fa147af0
 def check_label_options(
     decoder: nn.Module,  # of a label model
     unknown: str,  # what is done with unknown labels
