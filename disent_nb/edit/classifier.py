@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HUES', 'LOW', 'HIGH', 'to_targets', 'from_targets', 'FaceNet', 'face_batches', 'blur', 'degrade', 'FaceClassifier',
-           'face_classifier', 'read_faces', 'feature_r2', 'map_distance', 'classifier_distance']
+           'face_classifier', 'read_faces', 'targets_of', 'feature_r2', 'map_distance', 'classifier_distance']
 
 # %% ../../nbs/60_edit/00_classifier.ipynb #2f4a7799
 import math
@@ -34,11 +34,16 @@ def to_targets(
     features: Tensor,  # values of the features (B,57)
 ) -> Tensor:
     "What the network predicts of them: places in the range, cosine and sine of hues (B,T)"
-    place = (features - LOW.to(features)) / (HIGH - LOW).to(features)
-    angle = 2 * math.pi * place
+    low = LOW.to(features)
+    high = HIGH.to(features)
+    place = (features - low) / (high - low)
     columns = []
-    for k, is_hue in enumerate(HUES):
-        columns += [angle[:, k].cos(), angle[:, k].sin()] if is_hue else [place[:, k]]
+    for value, is_hue in zip(place.T, HUES):
+        if is_hue:
+            angle = 2 * math.pi * value
+            columns += [angle.cos(), angle.sin()]
+        else:
+            columns.append(value)
     return torch.stack(columns, 1)
 
 
@@ -46,16 +51,18 @@ def from_targets(
     targets: Tensor,  # see `to_targets` (B,T)
 ) -> Tensor:
     "Values of the features (B,57)"
-    columns, t = [], 0
+    columns = iter(targets.T)
+    places = []
     for is_hue in HUES:
+        value = next(columns)
         if is_hue:
-            angle = torch.atan2(targets[:, t + 1], targets[:, t])
-            columns.append(angle / (2 * math.pi) % 1)
-        else:
-            columns.append(targets[:, t])
-        t += 2 if is_hue else 1
-    place = torch.stack(columns, 1)
-    return LOW.to(place) + place * (HIGH - LOW).to(place)
+            angle = torch.atan2(next(columns), value)
+            value = angle / (2 * math.pi) % 1
+        places.append(value)
+    place = torch.stack(places, 1)
+    low = LOW.to(place)
+    high = HIGH.to(place)
+    return low + place * (high - low)
 
 # %% ../../nbs/60_edit/00_classifier.ipynb #c551e9ea
 class FaceNet(nn.Module):
@@ -70,9 +77,11 @@ class FaceNet(nn.Module):
         self.blocks = nn.ModuleList()
         for out in (width, 2 * width, 4 * width, 4 * width):
             conv = nn.Conv2d(ins, out, 3, 2, 1, bias=False)
-            self.blocks.append(nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU()))
+            block = nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU())
+            self.blocks.append(block)
             ins = out
-        self.last = nn.Linear(ins * 16, len(ATTRIBUTES) + len(FEATURES) + sum(HUES))
+        outputs = len(ATTRIBUTES) + len(FEATURES) + sum(HUES)
+        self.last = nn.Linear(ins * 16, outputs)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         "The map after each block (B,C,H,W)"
@@ -86,7 +95,8 @@ class FaceNet(nn.Module):
         return found
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.maps(x)[-1].flatten(1))
+        *_, deepest = self.maps(x)
+        return self.last(deepest.flatten(1))
 
 # %% ../../nbs/60_edit/00_classifier.ipynb #f4b7aefd
 def face_batches(
@@ -97,8 +107,10 @@ def face_batches(
     space = FaceSpace(1)
 
     def batch(t: int) -> Batch:
-        values = space.values(space.sample(n, generator(seed, t)))
-        return Batch((unit_range(render(values)),), values.float())
+        factors = space.sample(n, generator(seed, t))
+        values = space.values(factors).float()
+        x = unit_range(render(values))
+        return Batch((x,), values)
 
     return batch
 
@@ -109,13 +121,16 @@ def blur(
     radius: int = 4,  # of the kernel, pixels
 ) -> Tensor:
     "Each image convolved with a Gaussian of its own, edges repeated"
+    b, c = x.shape[:2]
+    width = sigma[:, None].clamp(min=1e-3)
     at = torch.arange(-radius, radius + 1, device=x.device)
-    kernel = (-0.5 * (at / sigma[:, None].clamp(min=1e-3)) ** 2).softmax(1)
-    b, c, h, w = x.shape
-    kernel = kernel.repeat_interleave(c, 0)[:, None]
-    padded = F.pad(x, [radius] * 4, mode='replicate').reshape(1, b * c, h + 2 * radius, w + 2 * radius)
-    rows = F.conv2d(padded, kernel[..., None], groups=b * c)
-    return F.conv2d(rows, kernel[:, :, None], groups=b * c).view(b, c, h, w)
+    kernel = (-0.5 * (at / width) ** 2).softmax(1)
+    kernel = kernel.repeat_interleave(c, 0)[:, None]  # one for each map, (B*C,1,2*radius+1)
+    padded = F.pad(x, [radius] * 4, mode='replicate')
+    maps = padded.flatten(0, 1)[None]
+    maps = F.conv2d(maps, kernel[..., None], groups=b * c)
+    maps = F.conv2d(maps, kernel[:, :, None], groups=b * c)
+    return maps.view(x.shape)
 
 
 def degrade(
@@ -123,11 +138,14 @@ def degrade(
 ) -> Tensor:
     "The same: a third as it is, a third blurred, a third blurred and with noise, clipped to [0,1]"
     third = len(x) // 3
-    sigma = 1.5 * torch.rand(len(x), device=x.device)
-    blurred = blur(x[third:], sigma[third:])
-    noise = 0.1 * torch.rand(len(x) - 2 * third, 1, 1, 1, device=x.device)
-    noisy = blurred[third:] + noise * torch.randn_like(blurred[third:])
-    return torch.cat([x[:third], blurred[:third], noisy.clamp(0, 1)])
+    clean, rest = x[:third], x[third:]
+    sigma = 1.5 * torch.rand(len(rest), device=x.device)
+    blurred = blur(rest, sigma)
+    blurred, noisy = blurred[:third], blurred[third:]
+    std = 0.1 * torch.rand(len(noisy), 1, 1, 1, device=x.device)
+    noise = std * torch.randn_like(noisy)
+    noisy = (noisy + noise).clamp(0, 1)
+    return torch.cat([clean, blurred, noisy])
 
 # %% ../../nbs/60_edit/00_classifier.ipynb #5321ef5b
 class FaceClassifier(Method):
@@ -144,10 +162,13 @@ class FaceClassifier(Method):
     def updates(self, b: Batch, t: int) -> Iterator[tuple[str, dict]]:
         n = len(ATTRIBUTES)
         out = self.net(degrade(b.x))
+        logits, found = out[:, :n], out[:, n:]
+        attributes, features = b.y[:, :n], b.y[:, n:]
+        wrong = F.binary_cross_entropy_with_logits(logits, attributes, reduction='none')
+        errors = (found - to_targets(features)).square()
         seen = visible(b.y)[:, n:]
-        columns = torch.tensor([k for k, hue in enumerate(HUES) for _ in range(1 + hue)], device=out.device)
-        errors = (out[:, n:] - to_targets(b.y[:, n:])).square() * seen[:, columns]
-        wrong = F.binary_cross_entropy_with_logits(out[:, :n], b.y[:, :n], reduction='none')
+        repeats = 1 + torch.tensor(HUES, device=seen.device).long()
+        errors = errors * seen.repeat_interleave(repeats, 1)
         yield 'vae', dict(attributes=(1.0, wrong.sum(1)), features=(self.weight, errors.sum(1)))
 
 # %% ../../nbs/60_edit/00_classifier.ipynb #98624ed0
@@ -162,20 +183,36 @@ def face_classifier() -> FaceNet:
 @torch.no_grad()
 def read_faces(
     images: Tensor,  # (N,3,H,W), uint8 or float in [0,1]
-    net: nn.Module | None = None,  # see `FaceNet`; None: the trained one
+    net: FaceNet | None = None,  # None: the trained one
     chunk: int = 256,  # images at a time
 ) -> tuple[Tensor, Tensor]:
     """Probability of each attribute (N,27), and the features (N,57), of which those count that can be seen
     Raises ValueError for images out of range or without three channels"""
     images = check_images(images)
     if images.shape[1] != 3:
-        raise ValueError(f"images: got shape {tuple(images.shape)}, expected three channels (N,3,H,W)")
+        shape = tuple(images.shape)
+        raise ValueError(f"images: got shape {shape}, expected three channels (N,3,H,W)")
     net = net or face_classifier()
-    out = torch.cat([net(unit_range(part).float()) for part in images.split(chunk)])
+    parts = []
+    for part in images.split(chunk):
+        x = unit_range(part).float()
+        parts.append(net(x))
+    out = torch.cat(parts)
     n = len(ATTRIBUTES)
     return out[:, :n].sigmoid(), from_targets(out[:, n:])
 
 # %% ../../nbs/60_edit/00_classifier.ipynb #ef126479
+def targets_of(
+    features: Tensor,  # values of the features (N,57)
+    name: str,  # of one of them
+) -> Tensor:
+    "Its targets: one column, or cosine and sine of a hue, float64"
+    k = list(FEATURES).index(name)
+    first = k + sum(HUES[:k])
+    last = first + 1 + HUES[k]
+    return to_targets(features)[:, first:last].double()
+
+
 def feature_r2(
     truth: Tensor,  # values of the features (N,57)
     found: Tensor,  # the same, as read off pictures
@@ -185,13 +222,11 @@ def feature_r2(
     Raises ValueError for an unknown name"""
     if name not in FEATURES:
         raise ValueError(f"name: got {name!r}, expected a feature{nearest(name, FEATURES)}")
-    k = list(FEATURES).index(name)
-    a, b = truth[:, k].double(), found[:, k].double()
-    if HUES[k]:
-        a, b = (torch.stack([(2 * math.pi * v).cos(), (2 * math.pi * v).sin()], 1) for v in (a, b))
-    else:
-        a, b = a[:, None], b[:, None]
-    return float(1 - (a - b).square().sum() / (a - a.mean(0)).square().sum())
+    a = targets_of(truth, name)
+    b = targets_of(found, name)
+    error = (a - b).square().sum()
+    variance = (a - a.mean(0)).square().sum()
+    return float(1 - error / variance)
 
 # %% ../../nbs/60_edit/00_classifier.ipynb #007bce56
 def map_distance(
@@ -199,24 +234,32 @@ def map_distance(
     b: Tensor,  # of other images, the same shape
 ) -> Tensor:
     "Squared difference of the features divided by their length, mean over positions (B,)"
-    directions = [f / (f.norm(dim=1, keepdim=True) + 1e-10) for f in (a, b)]
-    return (directions[0] - directions[1]).square().sum(1).mean((1, 2))
+    directions = []
+    for f in (a, b):
+        length = f.norm(dim=1, keepdim=True)
+        directions.append(f / (length + 1e-10))
+    difference = directions[0] - directions[1]
+    return difference.square().sum(1).mean((1, 2))
 
 
 @torch.no_grad()
 def classifier_distance(
     a: Tensor,  # images (N,3,H,W), uint8 or float in [0,1]
     b: Tensor,  # others, the same shape
-    net: nn.Module | None = None,  # see `FaceNet`; None: the trained one
+    net: FaceNet | None = None,  # None: the trained one
     chunk: int = 256,  # images at a time
 ) -> Tensor:
     """Perceptual distance of each pair (N,), of the form of LPIPS (Zhang et al. 2018, eq. 1) on the classifier's maps
     Raises ValueError for images of different shape"""
     if a.shape != b.shape:
-        raise ValueError(f"b: got images {tuple(b.shape)}, expected {tuple(a.shape)}, as the others")
+        came, expected = tuple(b.shape), tuple(a.shape)
+        raise ValueError(f"b: got images {came}, expected {expected}, as the others")
     net = net or face_classifier()
+    a = unit_range(check_images(a)).float()
+    b = unit_range(check_images(b)).float()
     found = []
-    for pair in zip(check_images(a).split(chunk), check_images(b).split(chunk)):
-        maps = [net.maps(unit_range(part).float()) for part in pair]
-        found.append(sum(map_distance(*layer) for layer in zip(*maps)))
+    for one, other in zip(a.split(chunk), b.split(chunk)):
+        layers = zip(net.maps(one), net.maps(other))
+        distances = [map_distance(*maps) for maps in layers]
+        found.append(torch.stack(distances).sum(0))
     return torch.cat(found)

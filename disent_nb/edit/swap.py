@@ -6,15 +6,16 @@
 __all__ = ['features_of', 'give', 'pairs_of_faces', 'swap', 'resampled', 'swap_scores', 'exchange_scores']
 
 # %% ../../nbs/60_edit/01_swap.ipynb #1c911f0b
+from typing import Any
+
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core import generator as make_generator, nearest, unit_range
-from .classifier import HUES, classifier_distance, feature_r2, read_faces, to_targets
+from .classifier import FaceNet, classifier_distance, feature_r2, read_faces, targets_of
 from ..rendered.faces import COLUMN, FaceSpace, edit, extent, render
 from ..rendered.faces_parts import ATTRIBUTES, FEATURES
-from ..train.method import Model, decode, encode
+from ..train.method import decode, encode
 
 # %% ../../nbs/60_edit/01_swap.ipynb #5eac750c
 def features_of(
@@ -24,7 +25,11 @@ def features_of(
     Raises ValueError for an unknown attribute, or one without features"""
     if attribute not in ATTRIBUTES:
         raise ValueError(f"attribute: got {attribute!r}, expected one of {ATTRIBUTES}{nearest(attribute, ATTRIBUTES)}")
-    found = [name for name, feature in FEATURES.items() if attribute in [a for a, _ in feature.needs]]
+    found = []
+    for name, feature in FEATURES.items():
+        needed = [a for a, _ in feature.needs]
+        if attribute in needed:
+            found.append(name)
     if not found:
         raise ValueError(f"attribute: got {attribute!r}, which has no features")
     return found
@@ -52,14 +57,16 @@ def pairs_of_faces(
     seed: int = 0,  # of the faces
 ) -> tuple[Tensor, Tensor]:
     "Numbers of senders, who have the attribute, and of receivers, who have it or not (N,84)"
-    space, gen = FaceSpace(1, correlation), make_generator(seed)
+    space = FaceSpace(1, correlation)
+    gen = make_generator(seed)
+    of_receivers = present if both else 1 - present
     senders = space.sample(n, gen, {attribute: present})
-    receivers = space.sample(n, gen, {attribute: present if both else 1 - present})
+    receivers = space.sample(n, gen, {attribute: of_receivers})
     return space.values(senders).float(), space.values(receivers).float()
 
 # %% ../../nbs/60_edit/01_swap.ipynb #44d0332e
 def swap(
-    model: Model,  # with `label_columns`, see `methods.labels`, `methods.ccvae`
+    model: Any,  # a `Model` with `label_columns`, see `methods.labels`, `methods.ccvae`
     senders: Tensor,  # images (N,C,H,W)
     receivers: Tensor,  # images (N,C,H,W)
     label: int = 0,  # which label
@@ -67,28 +74,36 @@ def swap(
     """Images (N,C,H,W): `given` (receivers with the senders' label), `taken` (senders with the receivers'), and the
     reconstructions `sender` and `receiver`; raises TypeError for a model without labels"""
     if not hasattr(model, 'label_columns'):
-        raise TypeError(f'{type(model).__name__} has no labels to exchange: it does not define label_columns(label)')
+        name = type(model).__name__
+        raise TypeError(f'{name} has no labels to exchange: it does not define label_columns(label)')
     columns = model.label_columns(label)
-    s, r = (encode(model, x).mu for x in (senders, receivers))
+    s = encode(model, senders).mu
+    r = encode(model, receivers).mu
     given, taken = r.clone(), s.clone()
-    given[:, columns], taken[:, columns] = s[:, columns], r[:, columns]
+    given[:, columns] = s[:, columns]
+    taken[:, columns] = r[:, columns]
     codes = dict(sender=s, receiver=r, given=given, taken=taken)
     return {name: decode(model, z) for name, z in codes.items()}
 
 
 def resampled(
-    model: Model,  # with labels
+    model: Any,  # a `Model` with labels
     codes: Tensor,  # (N,D)
     label: int,  # which label
     chosen: int,  # its class
     generator: torch.Generator | None = None,  # of the features
 ) -> Tensor:
     "The codes with another class of a label, and features sampled from p(u|y) (N,D)"
-    y = [F.one_hot(torch.zeros(len(codes), dtype=torch.int64), c).to(codes) for c in model.classes]
-    y[label] = y[label].roll(chosen, 1)
-    columns, out = model.label_columns(label), codes.clone()
+    y = []
+    for number, classes in enumerate(model.classes):
+        one_hot = codes.new_zeros(len(codes), classes)
+        one_hot[:, chosen if number == label else 0] = 1
+        y.append(one_hot)
     with torch.no_grad():
-        out[:, columns] = model.sample_given(y, generator)[:, columns]
+        sampled = model.sample_given(y, generator)
+    out = codes.clone()
+    columns = model.label_columns(label)
+    out[:, columns] = sampled[:, columns]
     return out
 
 # %% ../../nbs/60_edit/01_swap.ipynb #e4086bd7
@@ -98,10 +113,11 @@ PARTS = dict(Eyeglasses=('glasses',), No_Beard=('beard',))  # what an attribute 
 def judged(
     images: Tensor,  # (N,3,H,W)
     attribute: str,  # its name
-    net: nn.Module | None,  # see `read_faces`
+    net: FaceNet | None,  # see `read_faces`
 ) -> Tensor:
     "Whether each image shows the attribute, bool (N,)"
-    return read_faces(images, net)[0][:, COLUMN[attribute]] > 0.5
+    probabilities, _ = read_faces(images, net)
+    return probabilities[:, COLUMN[attribute]] > 0.5
 
 
 def rate(
@@ -117,13 +133,14 @@ def squared_correlation(
     name: str,  # of a feature
 ) -> float:
     "Of a feature, in [0,1]; of a hue the mean of those of cosine and sine; 0 if one of both is constant"
-    k = list(FEATURES).index(name)
-    first = k + sum(HUES[:k])
-    columns = slice(first, first + 1 + HUES[k])
-    a, b = to_targets(truth)[:, columns].double(), to_targets(found)[:, columns].double()
-    a, b = a - a.mean(0), b - b.mean(0)
+    a = targets_of(truth, name)
+    b = targets_of(found, name)
+    a = a - a.mean(0)
+    b = b - b.mean(0)
     scale = a.square().sum(0) * b.square().sum(0)
-    return float(((a * b).sum(0).square() / scale.clamp(min=1e-12)).mean())
+    covariance = (a * b).sum(0)
+    squared = covariance.square() / scale.clamp(min=1e-12)
+    return float(squared.mean())
 
 # %% ../../nbs/60_edit/01_swap.ipynb #988b491c
 def swap_scores(
@@ -132,26 +149,26 @@ def swap_scores(
     receivers: Tensor,  # numbers of the faces (N,84)
     attribute: str,  # its name
     present: int = 1,  # its value where its features are there
-    net: nn.Module | None = None,  # see `read_faces`; None: the trained one
+    net: FaceNet | None = None,  # None: the trained one
 ) -> dict[str, float]:
     """See the table; the attribute is one that the senders have and the receivers do not
     Raises ValueError for an attribute without features"""
-    names, n = features_of(attribute), len(ATTRIBUTES)
     has = {name: judged(x, attribute, net) == bool(present) for name, x in swapped.items()}
+    added, removed = rate(has['given']), rate(~has['taken'])
     ceiling = (rate(has['sender']) + rate(~has['receiver'])) / 2
-    out = dict(added=rate(has['given']), removed=rate(~has['taken']), ceiling=ceiling)
-    _, found = read_faces(swapped['given'], net)
-    for name in names:
-        out[f'transfer.{name}'] = feature_r2(senders[:, n:], found, name)
-    size = swapped['given'].shape[-1]
+    out = dict(added=added, removed=removed, ceiling=ceiling)
+    given = swapped['given']
+    _, found = read_faces(given, net)
+    features = senders[:, len(ATTRIBUTES) :]
+    for name in features_of(attribute):
+        out[f'transfer.{name}'] = feature_r2(features, found, name)
     right = give(receivers, senders, attribute)
-    originals = {name: unit_range(render(v, size)) for name, v in (('sender', senders), ('receiver', receivers))}
     out |= elsewhere(swapped, right, receivers, attribute, net)
-    distances = [classifier_distance(swapped[name], x, net) for name, x in originals.items()]
-    out['distance'] = float(torch.cat(distances).mean())
-    wanted = unit_range(render(right, size))
-    out['error'] = float((swapped['given'] - wanted).square().mean().sqrt())
-    return out
+    wanted, *originals = (unit_range(render(v, given.shape[-1])) for v in (right, senders, receivers))
+    kept = torch.cat([swapped['sender'], swapped['receiver']])
+    distance = classifier_distance(kept, torch.cat(originals), net).mean()
+    error = (given - wanted).square().mean().sqrt()
+    return out | dict(distance=float(distance), error=float(error))
 
 # %% ../../nbs/60_edit/01_swap.ipynb #d22ba7d9
 def elsewhere(
@@ -159,16 +176,21 @@ def elsewhere(
     right: Tensor,  # numbers of the right answers (N,84)
     receivers: Tensor,  # numbers of the faces (N,84)
     attribute: str,  # that was exchanged
-    net: nn.Module | None,  # see `read_faces`
+    net: FaceNet | None,  # see `read_faces`
 ) -> dict[str, float]:
     "`others` and `outside`, see `swap_scores`"
     given, kept = swapped['given'], swapped['receiver']
-    others = [k for k, name in enumerate(ATTRIBUTES) if name != attribute]
-    classes = [read_faces(x, net)[0][:, others] > 0.5 for x in (given, kept)]
-    painted = extent(right, *PARTS[attribute], size=given.shape[-1])
-    painted |= extent(receivers, *PARTS[attribute], size=given.shape[-1])
-    difference = (given - kept).abs().mean(1)[~painted]
-    return dict(others=rate(classes[0] != classes[1]), outside=float(difference.mean()))
+    of_given, _ = read_faces(given, net)
+    of_kept, _ = read_faces(kept, net)
+    changed = (of_given > 0.5) != (of_kept > 0.5)
+    others = [name != attribute for name in ATTRIBUTES]
+    changed = changed[:, torch.tensor(others)]
+    size = given.shape[-1]
+    parts = PARTS[attribute]
+    painted = extent(right, *parts, size=size) | extent(receivers, *parts, size=size)
+    difference = (given - kept).abs().mean(1)
+    outside = difference[~painted].mean()
+    return dict(others=rate(changed), outside=float(outside))
 
 # %% ../../nbs/60_edit/01_swap.ipynb #ac6930bd
 def exchange_scores(
@@ -176,12 +198,13 @@ def exchange_scores(
     senders: Tensor,  # numbers of the faces (N,84), which have the attribute
     receivers: Tensor,  # numbers of the faces (N,84), which have it too
     attribute: str,  # its name
-    net: nn.Module | None = None,  # see `read_faces`; None: the trained one
+    net: FaceNet | None = None,  # None: the trained one
 ) -> dict[str, float]:
     """Squared correlation of each feature read off the result: `sender.NAME` (best 1) and `receiver.NAME` (best 0)
     Raises ValueError for an attribute without features"""
     _, found = read_faces(given, net)
-    out, n = {}, len(ATTRIBUTES)
+    n = len(ATTRIBUTES)
+    out = {}
     for name in features_of(attribute):
         out[f'sender.{name}'] = squared_correlation(senders[:, n:], found, name)
         out[f'receiver.{name}'] = squared_correlation(receivers[:, n:], found, name)

@@ -7,9 +7,9 @@ __all__ = ['LabelFeatures', 'CCVAE', 'CCVAE2']
 
 # %% ../../nbs/40_methods/21_ccvae.ipynb #ca487062
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -39,43 +39,51 @@ class LabelFeatures(nn.Module):
 
     def log_q(self, u: Tensor) -> Tensor:
         "log q(y|u) of each class (...,C), for features (...,K)"
-        return (u @ self.weight.T + self.bias).log_softmax(-1)
+        logits = u @ self.weight.T + self.bias
+        return logits.log_softmax(-1)
 
     def log_p(self, u: Tensor) -> Tensor:
         "log p(u|y) for each class (...,C), in nats"
-        log_var = 2 * F.softplus(self.scale).log()
-        return gaussian_log_prob(u[..., None, :], self.mean, log_var).sum(-1)
+        std = F.softplus(self.scale)
+        log_p = gaussian_log_prob(u[..., None, :], self.mean, 2 * std.log())
+        return log_p.sum(-1)
 
     def sample(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
         "Features (n,K) given classes (n,C), one-hot"
-        mean, std = y @ self.mean, y @ F.softplus(self.scale)
-        return mean + std * torch.randn(mean.shape, generator=generator, device=mean.device)
+        mean = y @ self.mean
+        std = y @ F.softplus(self.scale)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        return mean + std * noise
 
 # %% ../../nbs/40_methods/21_ccvae.ipynb #ff025031
 def label_part(
-    label: LabelFeatures,  # of one label
+    label: Any,  # `LabelFeatures` of one label
     u: Tensor,  # its features (B,K)
     y: Tensor,  # labels (B,) int64, -1 where unknown
 ) -> Tensor:
     "log q(y|u) - log p(u|y) of the known class; in expectation over q(y|u), and with - log p(y), if unknown (B,)"
-    log_q, log_p = label.log_q(u), label.log_p(u)
-    excess = log_q - log_p
-    known = excess.gather(1, y.clamp(min=0)[:, None])[:, 0]
-    unknown = (log_q.exp() * excess).sum(1) + math.log(log_q.shape[1])
+    log_q = label.log_q(u)
+    excess = log_q - label.log_p(u)
+    index = y.clamp(min=0)
+    known = excess.gather(1, index[:, None])[:, 0]
+    mean = (log_q.exp() * excess).sum(1)
+    unknown = mean + math.log(log_q.shape[1])
     return torch.where(y >= 0, known, unknown)
 
 
 def log_fit(
-    labels: Sequence[LabelFeatures],  # of all labels
+    labels: Iterable[Any],  # `LabelFeatures` of each label
     u: Sequence[Tensor],  # their features (...,B,K)
     y: Tensor,  # labels (B,L) int64, -1 where unknown
 ) -> Tensor:
     "log of the product of q(y|u) over the known labels (...,B)"
-    total = torch.zeros(u[0].shape[:-1], device=y.device) if u else torch.zeros(len(y))
+    total = torch.zeros(len(y), device=y.device)
     for label, features, column in zip(labels, u, y.T):
         log_q = label.log_q(features)
-        index = column.clamp(min=0).expand(log_q.shape[:-1])[..., None]
-        total = total + log_q.gather(-1, index)[..., 0].where(column >= 0, 0.0)
+        index = column.clamp(min=0)
+        index = index.expand(log_q.shape[:-1])
+        chosen = log_q.gather(-1, index[..., None])
+        total = total + chosen[..., 0].where(column >= 0, 0.0)
     return total
 
 # %% ../../nbs/40_methods/21_ccvae.ipynb #fcfaf227
@@ -84,6 +92,7 @@ class CCVAE(VAE):
     Raises ValueError for options out of range, or labels that do not fit"""
 
     views = 'disent_nb.data.views.Labelled'
+    labels: Any
 
     def __init__(
         self,
@@ -98,38 +107,47 @@ class CCVAE(VAE):
     ):
         check_weights(beta=beta, alpha=alpha)
         super().__init__(encoder, decoder, likelihood)
-        for name, value in (('features', features), ('samples', samples)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected an integer >= 1")
-        if features * len(classes) > self.n_latents:
-            raise ValueError(f"features: got {features} for each of {len(classes)} labels, of {self.n_latents} latents")
+        check_sizes(features, samples, len(classes), self.n_latents)
         self.labels = nn.ModuleList([LabelFeatures(c, features) for c in classes])
         self.classes, self.features, self.samples = list(classes), features, samples
         self.beta, self.alpha = beta, alpha
 
-    def split(self, z: Tensor) -> tuple[list[Tensor], Tensor]:
-        "Features (...,K) of each label, and the other latents, of codes (...,D)"
-        n = self.features * len(self.classes)
-        return list(z[..., :n].split(self.features, -1)) if n else [], z[..., n:]
-
     def label_columns(self, label: int) -> list[int]:
         "Columns of a code that belong to a label"
-        return list(range(label * self.features, (label + 1) * self.features))
+        first = label * self.features
+        return list(range(first, first + self.features))
+
+    def split(self, z: Tensor) -> list[Tensor]:
+        "Features (...,K) of each label, of codes (...,D)"
+        parts = []
+        for label in range(len(self.classes)):
+            columns = self.label_columns(label)
+            parts.append(z[..., columns])
+        return parts
 
     def probabilities(self, x: Tensor) -> list[Tensor]:
         "q(y|x) of each label (B,C) at the mean of its features, for images (B,C,H,W) in [0,1]"
-        u, _ = self.split(self.encode(x).mu)
-        return [label.log_q(features).exp() for label, features in zip(self.labels, u)]
+        q = self.encode(x)
+        u = self.split(q.mu)
+        found = []
+        for label, features in zip(self.labels, u):
+            log_q = label.log_q(features)
+            found.append(log_q.exp())
+        return found
 
     def sample_given(self, y: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         "Codes (n,D) for classes (n,C) of each label, one-hot"
-        u = [label.sample(classes, generator) for label, classes in zip(self.labels, y)]
-        n_others = self.n_latents - self.features * len(u)
-        return torch.cat([*u, torch.randn(len(y[0]), n_others, generator=generator, device=y[0].device)], 1)
+        parts = []
+        for label, classes in zip(self.labels, y):
+            parts.append(label.sample(classes, generator))
+        n = len(parts[0])
+        n_others = self.n_latents - self.features * len(parts)
+        z = torch.randn(n, n_others, generator=generator, device=parts[0].device)
+        return torch.cat([*parts, z], 1)
 
     def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        device = self.labels[0].mean.device
-        return self.sample_given([y.to(device) for y in any_classes(n, self.classes, generator)], generator)
+        y = any_classes(n, self.classes, generator)
+        return self.sample_given(y, generator)
 
     def scale(self, x: Tensor) -> float:
         "What beta and alpha are multiplied with, for images (B,C,H,W)"
@@ -139,15 +157,58 @@ class CCVAE(VAE):
         y = known_labels(b, len(self.classes))
         q = self.encode(b.x)
         z = q.sample()
-        noise = torch.randn(self.samples, *z.shape, device=z.device)
-        log_qx = log_fit(self.labels, self.split(q.mu + q.std * noise)[0], y).logsumexp(0) - math.log(self.samples)
-        u, others = self.split(z)
-        ratio = (log_fit(self.labels, [part.detach() for part in u], y) - log_qx).exp()
-        kl = q.log_prob(z).sum(1) - gaussian_log_prob(others, others * 0, others * 0).sum(1)
-        kl = kl + sum(label_part(label, part, column) for label, part, column in zip(self.labels, u, y.T))
-        n = self.scale(b.x)
+        log_q = log_classification(self, q, y)
+        ratio, kl = ratio_and_kl(self, q, z, y, log_q)
         rec = self.nll(self.decoder(z), b.x)
-        return dict(rec=(1.0, ratio * rec), kl=(n * self.beta, ratio * kl), label=(n * self.alpha, -log_qx))
+        n = self.scale(b.x)
+        return dict(rec=(1.0, ratio * rec), kl=(n * self.beta, ratio * kl), label=(n * self.alpha, -log_q))
+
+# %% ../../nbs/40_methods/21_ccvae.ipynb #2930163f
+def log_classification(
+    model: CCVAE,  # whose classifiers are used
+    q: Posterior,  # of the images
+    y: Tensor,  # labels (B,L) int64, -1 where unknown
+) -> Tensor:
+    "log q(y|x) of the known labels together, estimated from samples (B,)"
+    k = model.samples
+    noise = torch.randn(k, *q.mu.shape, device=q.mu.device)
+    z = q.mu + q.std * noise
+    log_fits = log_fit(model.labels, model.split(z), y)
+    log_fits = log_fits.expand(k, -1)
+    return log_fits.logsumexp(0) - math.log(k)
+
+
+def ratio_and_kl(
+    model: CCVAE,  # whose labels are used
+    q: Posterior,  # of the images
+    z: Tensor,  # its samples (B,D)
+    y: Tensor,  # labels (B,L) int64, -1 where unknown
+    log_q: Tensor,  # log q(y|x) (B,)
+) -> tuple[Tensor, Tensor]:
+    "q(y|u) / q(y|x), and log q(u,z|x) - log p(z) with the parts of the labels, `(B,)` each"
+    u = model.split(z)
+    constant = [part.detach() for part in u]
+    ratio = (log_fit(model.labels, constant, y) - log_q).exp()
+    others = z[:, len(u) * model.features :]
+    zero = torch.zeros_like(others)
+    kl = q.log_prob(z).sum(1) - gaussian_log_prob(others, zero, zero).sum(1)
+    for label, part, column in zip(model.labels, u, y.T):
+        kl = kl + label_part(label, part, column)
+    return ratio, kl
+
+
+def check_sizes(
+    features: int,  # of each label
+    samples: int,  # of the estimate of q(y|x)
+    labels: int,  # how many
+    latents: int,  # D
+) -> None:
+    "Raises ValueError for sizes that do not fit"
+    for name, value in (('features', features), ('samples', samples)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: got {value!r}, expected an integer >= 1")
+    if features * labels > latents:
+        raise ValueError(f"features: got {features} for each of {labels} labels, of {latents} latents")
 
 # %% ../../nbs/40_methods/21_ccvae.ipynb #5228e31d
 class CCVAE2(CCVAE):

@@ -25,7 +25,8 @@ def kl_to_narrow(
     if not variance > 0:
         raise ValueError(f"variance: got {variance}, expected a number > 0")
     excess = q.log_var - math.log(variance)
-    return 0.5 * (q.mu**2 / variance + excess.expm1() - excess)
+    distance = q.mu**2 / variance
+    return 0.5 * (distance + excess.expm1() - excess)
 
 # %% ../../nbs/40_methods/19_label_terms.ipynb #5afd9df3
 def combinations(
@@ -35,11 +36,18 @@ def combinations(
     """Rows of the batch `(R,)` and classes `(R,L)` of all combinations that agree with the known labels
     Raises ValueError for labels out of range"""
     if y.ndim != 2 or y.shape[1] != len(classes):
-        raise ValueError(f"y: got shape {tuple(y.shape)}, expected (B,{len(classes)}), a column for each label")
+        shape = tuple(y.shape)
+        raise ValueError(f"y: got shape {shape}, expected (B,{len(classes)}), a column for each label")
     sizes = torch.tensor(classes, device=y.device, dtype=y.dtype)
-    if (y < -1).any() or (y >= sizes).any():
-        raise ValueError(f"y: got classes from {y.min()} to {y.max()}, expected 0 to {list(classes)} - 1, -1: unknown")
-    every = torch.tensor(list(product(*map(range, classes))), device=y.device, dtype=torch.int64)
-    agrees = (y[:, None] == every) | (y[:, None] == -1)
-    rows, which = agrees.all(2).nonzero(as_tuple=True)
-    return rows, every[which]
+    wrong = (y < -1) | (y >= sizes)
+    if wrong.any():
+        got = y[wrong].unique().tolist()
+        raise ValueError(f"y: got classes {got}, expected 0 to {list(classes)} - 1, or -1 where unknown")
+    every = list(product(*map(range, classes)))
+    combos = torch.tensor(every, device=y.device, dtype=torch.int64)
+    unknown = y == -1
+    same = y[:, None] == combos
+    agrees = same | unknown[:, None]
+    found = agrees.all(2).nonzero()
+    rows, which = found.T
+    return rows, combos[which]

@@ -154,7 +154,7 @@ class LabelVAE(VAE):
         check_label_options(decoder, unknown, temperature)
         check_weights(variance=variance, beta=beta, alpha=alpha, feature_weight=feature_weight)
         super().__init__(encoder, decoder, likelihood)
-        self.prior = LabelPrior(decoder.columns, absent, variance)
+        self.prior = LabelPrior(self.decoder.columns, absent, variance)
         self.classes, self.absent = self.prior.columns.classes, self.prior.absent
         self.variance, self.beta, self.alpha = variance, beta, alpha
         self.feature_weight, self.pixels = feature_weight, pixels
