@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q --no-compile 
 # threads that wait give way soon: free on a quiet machine, many times faster on a busy one
 export GOMP_SPINCOUNT ?= 10000
 SHELL := /bin/bash
-TUTORIALS = $(sort $(wildcard nbs/0*.ipynb nbs/[1-8]*/*.ipynb)) nbs/90_experiments/quickstart.ipynb nbs/index.ipynb
+TUTORIALS = $(sort $(wildcard nbs/0*.ipynb nbs/[1-8]*/*.ipynb nbs/95_findings/*.ipynb)) nbs/90_experiments/quickstart.ipynb nbs/index.ipynb
 
 STUDIES = $(filter-out quickstart,$(basename $(notdir $(wildcard nbs/90_experiments/*.ipynb))))
 

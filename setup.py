@@ -63,7 +63,7 @@ setup(
     install_requires=cfg['requirements'].split(),
     extras_require=extras,
     entry_points=dict(console_scripts=cfg['console_scripts'].split()),
-    package_data={cfg['lib_name']: ['py.typed']},
+    package_data={cfg['lib_name']: ['py.typed', 'edit/*.safetensors']},
     cmdclass=dict(build_py=BuildWithExperiments),
     classifiers=[
         'Development Status :: 3 - Alpha',

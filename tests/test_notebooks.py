@@ -23,6 +23,7 @@ may_import = dict(
     train='core prob',
     methods='core prob nets train',
     metrics='core prob data.factors data.table',
+    edit='core prob data rendered nets train methods metrics',
     uses='core prob data nets train methods metrics',
     viz='core',
     __main__='runs',

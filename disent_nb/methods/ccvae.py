@@ -31,7 +31,8 @@ class LabelFeatures(nn.Module):
         features: int,  # K
     ):
         super().__init__()
-        sides = torch.linspace(-1, 1, classes)[:, None].expand(-1, features)
+        sides = torch.linspace(-1, 1, classes)
+        sides = sides[:, None].expand(-1, features)
         self.mean = nn.Parameter(2 * sides)
         self.scale = nn.Parameter(torch.ones(classes, features))
         self.weight = nn.Parameter(sides / (2 * features))
@@ -173,7 +174,8 @@ def log_classification(
     k = model.samples
     noise = torch.randn(k, *q.mu.shape, device=q.mu.device)
     z = q.mu + q.std * noise
-    log_fits = log_fit(model.labels, model.split(z), y)
+    u = model.split(z)
+    log_fits = log_fit(model.labels, u, y)
     log_fits = log_fits.expand(k, -1)
     return log_fits.logsumexp(0) - math.log(k)
 
@@ -188,13 +190,15 @@ def ratio_and_kl(
     "q(y|u) / q(y|x), and log q(u,z|x) - log p(z) with the parts of the labels, `(B,)` each"
     u = model.split(z)
     constant = [part.detach() for part in u]
-    ratio = (log_fit(model.labels, constant, y) - log_q).exp()
-    others = z[:, len(u) * model.features :]
+    log_ratio = log_fit(model.labels, constant, y) - log_q
+    n = len(u) * model.features
+    others = z[:, n:]
     zero = torch.zeros_like(others)
-    kl = q.log_prob(z).sum(1) - gaussian_log_prob(others, zero, zero).sum(1)
+    log_p = gaussian_log_prob(others, zero, zero)
+    kl = q.log_prob(z).sum(1) - log_p.sum(1)
     for label, part, column in zip(model.labels, u, y.T):
         kl = kl + label_part(label, part, column)
-    return ratio, kl
+    return log_ratio.exp(), kl
 
 
 def check_sizes(
