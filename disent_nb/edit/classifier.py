@@ -159,6 +159,9 @@ class FaceClassifier(Method):
         super().__init__()
         self.net, self.weight = net, weight
 
+    def groups(self) -> dict[str, nn.Module]:
+        return dict(classifier=self)
+
     def updates(self, b: Batch, t: int) -> Iterator[tuple[str, dict]]:
         n = len(ATTRIBUTES)
         out = self.net(degrade(b.x))
@@ -169,7 +172,7 @@ class FaceClassifier(Method):
         seen = visible(b.y)[:, n:]
         repeats = 1 + torch.tensor(HUES, device=seen.device).long()
         errors = errors * seen.repeat_interleave(repeats, 1)
-        yield 'vae', dict(attributes=(1.0, wrong.sum(1)), features=(self.weight, errors.sum(1)))
+        yield 'classifier', dict(attributes=(1.0, wrong.sum(1)), features=(self.weight, errors.sum(1)))
 
 # %% ../../nbs/60_edit/00_classifier.ipynb #98624ed0
 @cache
