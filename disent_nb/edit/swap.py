@@ -167,8 +167,8 @@ def swap_scores(
     wanted, *originals = (unit_range(render(v, given.shape[-1])) for v in (right, senders, receivers))
     kept = torch.cat([swapped['sender'], swapped['receiver']])
     distance = classifier_distance(kept, torch.cat(originals), net).mean()
-    error = (given - wanted).square().mean().sqrt()
-    return out | dict(distance=float(distance), error=float(error))
+    rmse = (given - wanted).square().mean().sqrt()
+    return out | dict(distance=float(distance), rmse=float(rmse))
 
 # %% ../../nbs/60_edit/01_swap.ipynb #d22ba7d9
 def elsewhere(

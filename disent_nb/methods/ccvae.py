@@ -40,7 +40,8 @@ class LabelFeatures(nn.Module):
 
     def log_q(self, u: Tensor) -> Tensor:
         "log q(y|u) of each class (...,C), for features (...,K)"
-        logits = u @ self.weight.T + self.bias
+        products = u[..., None, :] * self.weight  # no matrix product, which mixed precision would round
+        logits = products.sum(-1) + self.bias
         return logits.log_softmax(-1)
 
     def log_p(self, u: Tensor) -> Tensor:

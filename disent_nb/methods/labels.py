@@ -265,7 +265,7 @@ def expected_costs(
     "Each term (B,), in expectation over the unknown labels"
     sizes = [part.shape[1] for part in logits]
     rows, combos = combinations(y, sizes)
-    log_weight = h.new_zeros(len(rows))
+    log_weight = torch.zeros(len(rows), device=h.device)
     classes = []
     for column, combo, part in zip(y.T, combos.T, logits):
         log_q = part.log_softmax(1)[rows]
@@ -276,8 +276,8 @@ def expected_costs(
     weight = log_weight.exp()
     expected = {}
     for name, value in costs(x[rows], h[rows], classes).items():
-        none = h.new_zeros(len(x))
-        expected[name] = none.index_add(0, rows, weight * value)
+        none = torch.zeros(len(x), device=h.device)
+        expected[name] = none.index_add(0, rows, weight * value.float())
     return expected
 
 
@@ -288,7 +288,7 @@ def label_loss(
     "All terms with their weights"
     y = known_labels(b, len(model.classes))
     h = model.encoder(b.x)
-    logits = model.encoder.logits(h)
+    logits = [part.float() for part in model.encoder.logits(h)]
     costs = partial(label_costs, model)
     if model.unknown == 'gumbel':
         soft = [soft_labels(column, part, model.temperature) for column, part in zip(y.T, logits)]

@@ -338,7 +338,7 @@ def train_and_score(
 ) -> dict:
     "Train, store and score one model; returns its row"
     ds, model = build(spec)
-    batches = load_views(spec)(ds, spec['batch_size'], seed=spec['seed'], device=spec['device'])
+    batches = load_views(spec)(ds, batch_size=spec['batch_size'], seed=spec['seed'], device=spec['device'])
 
     def score(m: Model, names: Sequence[str], n_train: int, n_test: int) -> dict:
         if not names or not m.has_encoder:
