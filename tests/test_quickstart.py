@@ -13,13 +13,19 @@ from disent_nb.runs.study import load_run
 from disent_nb.train.method import Model, decode
 
 METHODS = discover('disent_nb.methods', lambda o: inspect.isclass(o) and issubclass(o, Model))
+LABELS = dict(views_options=dict(names=['shape']))  # models with labels need to know which, and of how many classes
+OF_LABELS = {
+    'labels': LABELS | dict(net='disent_nb.nets.adain.label_adain', net_options=dict(classes=[3], features=2, width=4)),
+    'ccvae': LABELS | dict(method_options=dict(classes=[3], features=2)),
+}
 PAIRS = [path for path, cls in METHODS.items() if cls.views == 'disent_nb.data.views.Pairs']
 
 
 @pytest.mark.parametrize('path', METHODS)
 def test_each_method_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    folder = run('quickstart', dict(method=path, device='cpu', steps=5), 'smoke', tmp_path, progress=False)
+    own = OF_LABELS.get(path.split('.')[-2], {})
+    folder = run('quickstart', dict(own, method=path, device='cpu', steps=5), 'smoke', tmp_path, progress=False)
     config, metrics = read_record(folder)
     assert config['parameters']['method'] == path and set(config['code']) == {'package', 'notebook'}
     assert all(math.isfinite(metrics[name]) for name in ('mig', 'mig_sampled', 'kl', 'rec'))
