@@ -119,23 +119,10 @@ class CCVAE(VAE):
         first = label * self.features
         return list(range(first, first + self.features))
 
-    def split(self, z: Tensor) -> list[Tensor]:
-        "Features (...,K) of each label, of codes (...,D)"
-        parts = []
-        for label in range(len(self.classes)):
-            columns = self.label_columns(label)
-            parts.append(z[..., columns])
-        return parts
-
     def probabilities(self, x: Tensor) -> list[Tensor]:
         "q(y|x) of each label (B,C) at the mean of its features, for images (B,C,H,W) in [0,1]"
         q = self.encode(x)
-        u = self.split(q.mu)
-        found = []
-        for label, features in zip(self.labels, u):
-            log_q = label.log_q(features)
-            found.append(log_q.exp())
-        return found
+        return classified(self, q.mu)
 
     def sample_given(self, y: Sequence[Tensor], generator: torch.Generator | None = None) -> Tensor:
         "Codes (n,D) for classes (n,C) of each label, one-hot"
@@ -166,6 +153,30 @@ class CCVAE(VAE):
         return dict(rec=(1.0, ratio * rec), kl=(n * self.beta, ratio * kl), label=(n * self.alpha, -log_q))
 
 # %% ../../nbs/40_methods/21_ccvae.ipynb #2930163f
+def split_features(
+    model: CCVAE,  # whose labels are meant
+    z: Tensor,  # codes (...,D)
+) -> list[Tensor]:
+    "Features (...,K) of each label"
+    parts = []
+    for label in range(len(model.classes)):
+        columns = model.label_columns(label)
+        parts.append(z[..., columns])
+    return parts
+
+
+def classified(
+    model: CCVAE,  # whose classifiers are used
+    z: Tensor,  # codes (B,D)
+) -> list[Tensor]:
+    "q(y|u) of each label (B,C)"
+    found = []
+    for label, u in zip(model.labels, split_features(model, z)):
+        log_q = label.log_q(u)
+        found.append(log_q.exp())
+    return found
+
+
 def log_classification(
     model: CCVAE,  # whose classifiers are used
     q: Posterior,  # of the images
@@ -175,7 +186,7 @@ def log_classification(
     k = model.samples
     noise = torch.randn(k, *q.mu.shape, device=q.mu.device)
     z = q.mu + q.std * noise
-    u = model.split(z)
+    u = split_features(model, z)
     log_fits = log_fit(model.labels, u, y)
     log_fits = log_fits.expand(k, -1)
     return log_fits.logsumexp(0) - math.log(k)
@@ -189,7 +200,7 @@ def ratio_and_kl(
     log_q: Tensor,  # log q(y|x) (B,)
 ) -> tuple[Tensor, Tensor]:
     "q(y|u) / q(y|x), and log q(u,z|x) - log p(z) with the parts of the labels, `(B,)` each"
-    u = model.split(z)
+    u = split_features(model, z)
     constant = [part.detach() for part in u]
     log_ratio = log_fit(model.labels, constant, y) - log_q
     n = len(u) * model.features

@@ -107,8 +107,11 @@ def known_labels(
     Raises ValueError for a mask, or another number of labels"""
     if b.y is None or n_labels == 0:
         return torch.full((len(b), n_labels), -1, device=b.x.device)
-    if not isinstance(b.y, Tensor) or b.y.dtype != torch.int64 or b.y.shape != (len(b), n_labels):
-        got = f'{b.y.dtype} of shape {tuple(b.y.shape)}' if isinstance(b.y, Tensor) else type(b.y).__name__
+    shape = (len(b), n_labels)
+    if not isinstance(b.y, Tensor) or b.y.dtype != torch.int64 or b.y.shape != shape:
+        got = type(b.y).__name__
+        if isinstance(b.y, Tensor):
+            got = f'{b.y.dtype} of shape {tuple(b.y.shape)}'
         expected = f'int64 labels ({len(b)},{n_labels}), -1 where unknown, as data.views.Labelled shows them'
         raise ValueError(f"b.y: got {got}, expected {expected}")
     return b.y
@@ -121,10 +124,13 @@ def label_terms(
     "KL of q(y|x) to equally likely classes, and -log q(y|x) of known labels, summed over labels, `(B,)` each"
     kl = label = torch.zeros(len(y), device=y.device)
     for column, part in zip(y.T, logits):
-        log_p, known = part.log_softmax(1), column >= 0
+        known = column >= 0
+        log_p = part.log_softmax(1)
         entropy = -(log_p.exp() * log_p).sum(1)
-        kl = kl + math.log(log_p.shape[1]) - entropy.where(~known, 0.0)
-        right = log_p.gather(1, column.clamp(min=0)[:, None])[:, 0]
+        entropy = entropy.where(~known, 0.0)
+        kl = kl + math.log(log_p.shape[1]) - entropy
+        index = column.clamp(min=0)
+        right = log_p.gather(1, index[:, None])[:, 0]
         label = label - right.where(known, 0.0)
     return dict(kl_y=kl, label=label)
 
