@@ -212,7 +212,7 @@ def ratio_and_kl(
         kl = kl + label_part(label, part, column)
     return log_ratio.exp(), kl
 
-
+# %% ../../nbs/40_methods/21_ccvae.ipynb #5af88854
 def check_sizes(
     features: int,  # of each label
     samples: int,  # of the estimate of q(y|x)
