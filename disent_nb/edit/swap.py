@@ -6,6 +6,7 @@
 __all__ = ['features_of', 'give', 'pairs_of_faces', 'swap', 'resampled', 'swap_scores', 'exchange_scores']
 
 # %% ../../nbs/60_edit/01_swap.ipynb #1c911f0b
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..core import generator as make_generator, nearest, unit_range
 from .classifier import FaceNet, classifier_distance, feature_r2, read_faces, targets_of
 from ..rendered.faces import COLUMN, FaceSpace, edit, extent, render
-from ..rendered.faces_parts import ATTRIBUTES, FEATURES
+from ..rendered.faces_parts import ATTRIBUTES, FEATURES, PARTS
 from ..train.method import decode, encode
 
 # %% ../../nbs/60_edit/01_swap.ipynb #5eac750c
@@ -107,17 +108,18 @@ def resampled(
     return out
 
 # %% ../../nbs/60_edit/01_swap.ipynb #e4086bd7
-PARTS = dict(Eyeglasses=('glasses',), No_Beard=('beard',))  # what an attribute paints
-
-
-def judged(
-    images: Tensor,  # (N,3,H,W)
+def parts_of(
     attribute: str,  # its name
-    net: FaceNet | None,  # see `read_faces`
-) -> Tensor:
-    "Whether each image shows the attribute, bool (N,)"
-    probabilities, _ = read_faces(images, net)
-    return probabilities[:, COLUMN[attribute]] > 0.5
+) -> list[str]:
+    """Names of the parts of a face that are painted with this attribute, or without it, only
+    Raises ValueError for one that changes parts that every face has"""
+    found = []
+    for part in PARTS:
+        if part.needs is not None and part.needs[0] == attribute:
+            found.append(part.draw.__name__)
+    if not found:
+        raise ValueError(f"attribute: got {attribute!r}, which has no part of a face to itself")
+    return found
 
 
 def rate(
@@ -153,17 +155,22 @@ def swap_scores(
 ) -> dict[str, float]:
     """See the table; the attribute is one that the senders have and the receivers do not
     Raises ValueError for an attribute without features"""
-    has = {name: judged(x, attribute, net) == bool(present) for name, x in swapped.items()}
+    read = {name: read_faces(x, net) for name, x in swapped.items()}
+    classes = {name: probabilities > 0.5 for name, (probabilities, _) in read.items()}
+    has = {name: found[:, COLUMN[attribute]] == bool(present) for name, found in classes.items()}
     added, removed = rate(has['given']), rate(~has['taken'])
     ceiling = (rate(has['sender']) + rate(~has['receiver'])) / 2
     out = dict(added=added, removed=removed, ceiling=ceiling)
     given = swapped['given']
-    _, found = read_faces(given, net)
+    _, found = read['given']
     features = senders[:, len(ATTRIBUTES) :]
     for name in features_of(attribute):
         out[f'transfer.{name}'] = feature_r2(features, found, name)
     right = give(receivers, senders, attribute)
-    out |= elsewhere(swapped, right, receivers, attribute, net)
+    changed = classes['given'] != classes['receiver']
+    others = torch.tensor([name != attribute for name in ATTRIBUTES])
+    out['others'] = rate(changed[:, others])
+    out['outside'] = change_outside(given, swapped['receiver'], (right, receivers), attribute)
     wanted, *originals = (unit_range(render(v, given.shape[-1])) for v in (right, senders, receivers))
     kept = torch.cat([swapped['sender'], swapped['receiver']])
     distance = classifier_distance(kept, torch.cat(originals), net).mean()
@@ -171,26 +178,19 @@ def swap_scores(
     return out | dict(distance=float(distance), rmse=float(rmse))
 
 # %% ../../nbs/60_edit/01_swap.ipynb #d22ba7d9
-def elsewhere(
-    swapped: dict[str, Tensor],  # images (N,3,H,W), see `swap`
-    right: Tensor,  # numbers of the right answers (N,84)
-    receivers: Tensor,  # numbers of the faces (N,84)
+def change_outside(
+    given: Tensor,  # images with the attribute exchanged (N,3,H,W)
+    kept: Tensor,  # the same without (N,3,H,W)
+    faces: Sequence[Tensor],  # numbers of faces (N,84): where one of them paints the attribute, a change is right
     attribute: str,  # that was exchanged
-    net: FaceNet | None,  # see `read_faces`
-) -> dict[str, float]:
-    "`others` and `outside`, see `swap_scores`"
-    given, kept = swapped['given'], swapped['receiver']
-    of_given, _ = read_faces(given, net)
-    of_kept, _ = read_faces(kept, net)
-    changed = (of_given > 0.5) != (of_kept > 0.5)
-    others = [name != attribute for name in ATTRIBUTES]
-    changed = changed[:, torch.tensor(others)]
+) -> float:
+    "Mean absolute difference where the attribute is not painted"
     size = given.shape[-1]
-    parts = PARTS[attribute]
-    painted = extent(right, *parts, size=size) | extent(receivers, *parts, size=size)
+    painted = torch.zeros_like(given[:, 0], dtype=torch.bool)
+    for values in faces:
+        painted |= extent(values, *parts_of(attribute), size=size)
     difference = (given - kept).abs().mean(1)
-    outside = difference[~painted].mean()
-    return dict(others=rate(changed), outside=float(outside))
+    return float(difference[~painted].mean())
 
 # %% ../../nbs/60_edit/01_swap.ipynb #ac6930bd
 def exchange_scores(
